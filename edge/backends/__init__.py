@@ -1,0 +1,30 @@
+"""Run a release's graph: network, non-maximum suppression and sub-pixel refinement in one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What one run of the graph gives.
+
+    ``peaks`` is (n, K, 3) float32 with x, y in network px and the score, best first; unused rows are -1.
+    ``heatmaps`` is (n, 288, 288) float32, at the sample sites 4b + (0, 1.5, 3) network px of block b along each axis.
+    """
+
+    peaks: np.ndarray
+    heatmaps: np.ndarray
+
+
+class Backend(Protocol):
+    """Anything that maps a (1, 1, 384, 384) float32 batch to an `Inference`."""
+
+    def infer(self, batch: np.ndarray) -> Inference: ...
+
+    def describe(self) -> dict[str, str]:
+        """Return flavour, version, precision delivered and device, for the provenance of a result."""
+        ...

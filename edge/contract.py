@@ -1,0 +1,57 @@
+"""What a release promises: its input, its kinds, its thresholds. The room's code knows none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge.errors import BadRelease
+
+CONTRACT_SCHEMA = "landmarknet-edge/contract/1"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KindContract(_Frozen):
+    """One kind of landmark, in the order of the network's heatmaps."""
+
+    kind: str
+    threshold: Annotated[float, Field(ge=0, le=1, description="a peak below this score is no landmark")]
+    at_most: Annotated[int, Field(ge=1, description="how many of this kind one image can show")]
+
+
+class Contract(_Frozen):
+    """The promise of one release, stored beside its model as ``contract.json``."""
+
+    contract_schema: Literal["landmarknet-edge/contract/1"] = Field(default=CONTRACT_SCHEMA, alias="schema")
+    release: str
+    model_file: str
+    model_sha256: Sha256
+    golden_sha256: Sha256
+    checkpoint_sha256: Sha256
+    calibration_set_sha256: Sha256 | None
+    flavour: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    precision: Literal["fp32", "fp16", "int8"]
+    input_size: int
+    heatmap_size: int
+    rows_per_kind: int
+    nms_radius_net_px: int
+    golden_tolerance_net_px: float
+    golden_tolerance_score: float
+    kinds: tuple[KindContract, ...]
+
+
+def read_contract(path: Path) -> Contract:
+    """Read ``contract.json``; raise `BadRelease` saying which entry is wrong."""
+    try:
+        return Contract.model_validate_json(path.read_bytes())
+    except OSError as exc:
+        raise BadRelease(f"{path}: cannot be read ({exc.strerror}); name a release folder that holds one") from exc
+    except ValidationError as exc:
+        where = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
+        raise BadRelease(f"{path}: not a contract this version understands ({where}); publish the release again") from exc

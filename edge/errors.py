@@ -1,0 +1,91 @@
+"""The error tree, cut by what happens next, not by which library complained.
+
+    EdgeError
+    ├── Refused                 this file only: say why (beside it, where it is an image), carry on
+    │   ├── NotAnImage          not something we read; nothing is written beside it
+    │   ├── UnsupportedImage    an image of a sort we do not take
+    │   ├── DamagedImage        an image whose pixels cannot be trusted
+    │   ├── ImplausibleGeometry an image whose geometry tags contradict physics
+    │   └── ResultNameTaken     the result's name belongs to another image; nothing is overwritten
+    ├── TryAgain                the surroundings: back off, come back to the same file
+    │   ├── ImageUnreadable     the operating system could not read the file just now
+    │   ├── FolderUnavailable   a drop folder vanished or cannot be listed
+    │   └── ResultsNotWritable  a result could not be stored: permissions, space, share
+    └── Stop                    this process: exit, a restart cannot help (status 78)
+        ├── BadConfig           the configuration does not say what to do
+        ├── BadRelease          the engine release is missing, altered or inconsistent
+        └── BackendFailed       the backend cannot run the release, or does not reproduce its golden answers
+
+Foreign exceptions are translated where they enter, with ``from``. A message says what happened, to which file, and
+what to do.
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Anything this software reports on purpose."""
+
+
+class Refused(EdgeError):
+    """This file only: write the reason beside it and carry on."""
+
+    writes_reason = True
+
+
+class NotAnImage(Refused):
+    """The file is not something we read, so nothing is written beside it."""
+
+    writes_reason = False
+
+
+class UnsupportedImage(Refused):
+    """An image of a sort we do not take: colour, several frames, deflated, too large."""
+
+
+class DamagedImage(Refused):
+    """An image whose pixels cannot be trusted: truncated, zero tail, not finite, constant."""
+
+
+class ImplausibleGeometry(Refused):
+    """Geometry tags that contradict physics, such as a source distance of zero."""
+
+
+class ResultNameTaken(Refused):
+    """The result's file name already belongs to another image; nothing is overwritten."""
+
+    writes_reason = False
+
+
+class TryAgain(EdgeError):
+    """The surroundings failed, not the file: back off and come back to it."""
+
+
+class ImageUnreadable(TryAgain):
+    """The operating system could not read the file just now."""
+
+
+class FolderUnavailable(TryAgain):
+    """A drop folder vanished or cannot be listed."""
+
+
+class ResultsNotWritable(TryAgain):
+    """A result could not be stored: permissions, space or share."""
+
+
+class Stop(EdgeError):
+    """This process cannot go on, and a restart cannot help."""
+
+    exit_status = 78  # EX_CONFIG of sysexits.h; systemd: RestartPreventExitStatus=78
+
+
+class BadConfig(Stop):
+    """The configuration is missing, malformed or has an unknown key."""
+
+
+class BadRelease(Stop):
+    """The engine release is missing, altered or inconsistent."""
+
+
+class BackendFailed(Stop):
+    """The backend cannot run the release, or does not reproduce its golden answers."""

@@ -1,0 +1,82 @@
+"""From a portal image of any size to the network's input. Training, calibration and the room call the same function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+WINDOW_PERCENTILES = (1.0, 50.0, 99.0)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the portal image lies on the network's square grid.
+
+    ``scale`` is network px per detector px as (x, y); ``offset`` is the network px of the image's left and top edge.
+    """
+
+    scale: tuple[float, float]
+    offset: tuple[int, int]
+
+    def to_net(self, xy_px: np.ndarray) -> np.ndarray:
+        """Map (..., 2) detector px to network px."""
+        return (np.asarray(xy_px, float) + 0.5) * self.scale - 0.5 + self.offset
+
+    def to_image(self, xy_net: np.ndarray) -> np.ndarray:
+        """Map (..., 2) network px to detector px."""
+        return (np.asarray(xy_net, float) - self.offset + 0.5) / self.scale - 0.5
+
+
+def fit_into_square(shape: tuple[int, int], size: int) -> tuple[Placement, tuple[int, int]]:
+    """Return the placement, and the placed (height, width), of an image that fills the square's longer side."""
+    height, width = shape
+    ratio = size / max(height, width)
+    placed = max(1, round(height * ratio)), max(1, round(width * ratio))
+    offset = (size - placed[1]) // 2, (size - placed[0]) // 2
+    return Placement(scale=(placed[1] / width, placed[0] / height), offset=offset), placed
+
+
+@lru_cache(maxsize=32)
+def resize_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """Return the (n_out, n_in) float32 matrix of an antialiased bilinear resize along one axis.
+
+    A triangle as wide as the larger of the two pixel sizes, cut off at the image's edge and normalised: what PIL and
+    ``torch.nn.functional.interpolate(antialias=True)`` do. As a matrix, since runtimes ignore or refuse ``antialias``.
+    """
+    step = n_in / n_out
+    support = max(step, 1.0)
+    centre = (np.arange(n_out) + 0.5) * step
+    distance = np.abs(np.arange(n_in) + 0.5 - centre[:, None]) / support
+    weight = np.clip(1.0 - distance, 0.0, None)
+    matrix = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) to ``shape`` with antialiased bilinear weights, as two matrix products."""
+    rows = resize_matrix(pixels.shape[0], shape[0])
+    columns = resize_matrix(pixels.shape[1], shape[1])
+    return (rows @ pixels.astype(np.float32, copy=False)) @ columns.T
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """Centre on the median and divide by the 1st-to-99th percentile range; clip to +-1.
+
+    Unchanged by any positive gain and any offset of the detector. A constant image gives zeros.
+    """
+    low, middle, high = np.percentile(pixels, WINDOW_PERCENTILES)
+    if not high > low:
+        return np.zeros_like(pixels, dtype=np.float32)
+    return np.clip((pixels - middle) / (high - low), -1.0, 1.0).astype(np.float32)
+
+
+def to_network_input(pixels: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:
+    """Return the (1, 1, size, size) float32 batch of one (H, W) image, and where the image lies in it."""
+    placement, placed = fit_into_square(pixels.shape, size)
+    batch = np.zeros((1, 1, size, size), np.float32)
+    x, y = placement.offset
+    batch[0, 0, y : y + placed[0], x : x + placed[1]] = normalise(resize(pixels, placed))
+    return batch, placement

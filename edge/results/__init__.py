@@ -1,0 +1,1 @@
+"""What is written beside a portal image. The JSON document is last, and is the commit."""
