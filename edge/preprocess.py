@@ -7,7 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-WINDOW_PERCENTILES = (1.0, 50.0, 99.0)
+WINDOW_PERCENTILES = (0.5, 99.5)
+HISTOGRAM_BINS = 256
+CONTRAST_LIMIT = 4.0  # a grey level's share of the output is at most this many times its share of the input range
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,27 @@ def resize_matrix(n_in: int, n_out: int) -> np.ndarray:
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resize (H, W) to ``shape`` with antialiased bilinear weights, as two matrix products."""
+    if pixels.shape == shape:
+        return pixels.astype(np.float32, copy=False)
     rows = resize_matrix(pixels.shape[0], shape[0])
     columns = resize_matrix(pixels.shape[1], shape[1])
     return (rows @ pixels.astype(np.float32, copy=False)) @ columns.T
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:
-    """Centre on the median and divide by the 1st-to-99th percentile range; clip to +-1.
+    """Spread the grey levels over [-1, 1] by contrast-limited histogram equalisation.
 
-    Unchanged by any positive gain and any offset of the detector. A constant image gives zeros.
+    The dark outside of a collimated field and the open air beside a patient fill most of a linear window; here they
+    cannot take more than their share. Increasing in the input; unchanged by any positive gain and any offset. A
+    constant image gives zeros.
     """
-    low, middle, high = np.percentile(pixels, WINDOW_PERCENTILES)
+    low, high = np.percentile(pixels, WINDOW_PERCENTILES)
     if not high > low:
         return np.zeros_like(pixels, dtype=np.float32)
-    return np.clip((pixels - middle) / (high - low), -1.0, 1.0).astype(np.float32)
+    counts, edges = np.histogram(np.clip(pixels, low, high), HISTOGRAM_BINS, (low, high))
+    limited = np.minimum(counts, CONTRAST_LIMIT * pixels.size / HISTOGRAM_BINS)
+    levels = np.concatenate(((0.0,), np.cumsum(limited)))
+    return (np.interp(pixels, edges, 2 * levels / levels[-1] - 1)).astype(np.float32)
 
 
 def to_network_input(pixels: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:

@@ -1,0 +1,98 @@
+"""The room's configuration: one frozen value from one TOML file. Thresholds travel with the release instead."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
+
+from edge.errors import BadConfig
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("give an absolute path, since a service has no folder of its own")
+    return Path(os.path.normpath(path))
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DropFolderConfig(_Frozen):
+    """One folder in which an imaging system leaves portal images."""
+
+    path: AbsolutePath
+    results_dir: AbsolutePath | None = None  # None: beside each image; otherwise a tree that mirrors the drop folder
+
+    def trees(self) -> tuple[Path, ...]:
+        """Return the folders below which results of this drop folder can appear."""
+        return (self.path,) if self.results_dir is None else (self.path, self.results_dir)
+
+
+class Config(_Frozen):
+    """Everything that can be set in the room; the defaults are a working configuration without drop folders."""
+
+    drop_folder: tuple[DropFolderConfig, ...] = ()
+    settle_s: Seconds = 2.0  # how long a file must stand still before it is read
+    sweep_s: Seconds = 5.0  # at the latest, list the drop folders again
+    incomplete_after_s: Seconds = 300.0  # how long the rest of a damaged image may still arrive
+    release: AbsolutePath | None = None  # a release folder; None: the release that came with this version
+    threads: Count | None = None  # for the backend; None: it decides
+    overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
+
+    @model_validator(mode="after")
+    def _no_two_drop_folders_meet(self) -> Self:
+        for one, other in combinations(self.drop_folder, 2):
+            for a in one.trees():
+                for b in other.trees():
+                    if a.is_relative_to(b) or b.is_relative_to(a):
+                        raise ValueError(
+                            f"the drop folders {one.path} and {other.path} would both write below {max(a, b)}"
+                        )
+        return self
+
+    def sha256(self) -> str:
+        """Return the hash of all settings, defaults included, however the file spells or orders them."""
+        settings = json.dumps(self.model_dump(), default=str, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def read_config(path: Path) -> Config:
+    """Read a TOML file; raise `BadConfig` naming every key that is wrong."""
+    try:
+        settings = tomllib.loads(path.read_bytes().decode())
+    except OSError as exc:
+        raise BadConfig(f"{path}: cannot be read ({exc.strerror}); name a configuration file that can") from exc
+    except ValueError as exc:
+        raise BadConfig(f"{path}: not TOML ({exc}); correct it there") from exc
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as exc:
+        wrong = "; ".join(_explain(error["type"], error["loc"], error["msg"]) for error in exc.errors())
+        raise BadConfig(f"{path}: {wrong}") from exc
+
+
+def _explain(kind: str, where: tuple[int | str, ...], message: str) -> str:
+    key = ".".join(map(str, where))
+    if kind != "extra_forbidden":
+        return f"{key}: {message}" if key else message
+    in_drop_folder = len(where) > 1
+    known = list((DropFolderConfig if in_drop_folder else Config).model_fields)
+    name = str(where[-1])
+    if in_drop_folder and name in Config.model_fields:
+        return f"unknown key {key}: {name} is for all drop folders; write it above the first [[drop_folder]]"
+    closest = difflib.get_close_matches(name, known, 1)
+    return f"unknown key {key}: " + (f"did you mean {closest[0]}?" if closest else f"known are {', '.join(known)}")

@@ -1,0 +1,234 @@
+"""Results get their names and reach the disk, whole or not at all. The JSON comes last, and is the commit.
+
+Whatever is named ``*.landmarks.*`` or ``.landmarks-*`` is ours; the images are never touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from edge.errors import ImageUnreadable, ResultNameTaken, ResultsNotWritable
+
+RESULT_SUFFIX = ".landmarks.json"
+SCHEMA_FAMILY = "landmarknet-edge/result/"
+TEMPORARY_PREFIX = ".landmarks-"
+STEM_MOST_BYTES = 220  # a name has 255 bytes, and our longest suffix is .landmarks.sr.dcm
+
+MENDS = {
+    errno.EACCES: "let the service's user write there",
+    errno.EPERM: "let the service's user write there",
+    errno.EROFS: "it is mounted read-only: mount it read-write",
+    errno.ENOSPC: "the disk is full: free some space or inodes",
+    errno.EDQUOT: "the quota is used up: raise it or free some space",
+    errno.ENOENT: "the folder is not there: create it or mount its share",
+    errno.ENOTDIR: "a folder of that path is a file: name another results folder",
+}
+
+
+def image_name(image: Path) -> str:
+    r"""Return the file's name as a result and a log carry it: text, with ``\xNN`` for bytes that are not UTF-8."""
+    return os.fsencode(image.name).decode("utf-8", "backslashreplace")
+
+
+def result_stem(name: str) -> str:
+    """Return what the names of an image's results begin with: the image's name without a final ``.dcm``.
+
+    Other suffixes stay, so ``X.png`` and ``X.tif`` keep apart. An overlong name is cut and told apart by its hash.
+    """
+    stem = name[:-4] if len(name) > 4 and name.lower().endswith(".dcm") else name
+    if len(os.fsencode(stem)) <= STEM_MOST_BYTES:
+        return stem
+    start = os.fsencode(stem)[: STEM_MOST_BYTES - 20].decode("utf-8", "ignore")
+    return f"{start}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
+
+
+def result_path(image: Path, results_dir: Path | None) -> Path:
+    """Return the path of an image's JSON result: beside it, or in ``results_dir`` itself."""
+    return (results_dir or image.parent) / (result_stem(image.name) + RESULT_SUFFIX)
+
+
+def mirrored_folder(image: Path, root: Path, results_dir: Path | None) -> Path | None:
+    """Return where below ``results_dir`` the results of an image go: ``a/X`` and ``b/X`` below ``root`` keep apart."""
+    return results_dir and results_dir / image.parent.relative_to(root)
+
+
+def is_own_output(name: str) -> bool:
+    """Tell whether a file of that name is ours: a result, something that belongs to one, or a temporary."""
+    return ".landmarks." in name or name.startswith(TEMPORARY_PREFIX)
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Read a JSON result; None when there is none or it is torn. What another program wrote is returned, too."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        return None
+    except OSError as exc:
+        raise _not_writable(path.parent, exc) from exc
+    return document if isinstance(document, dict) else {}
+
+
+def is_done(image: Path, result: Path, *, trust_times: bool = True) -> bool:
+    """Tell whether ``result`` answers this very file; raise `ImageUnreadable` when the file cannot be asked.
+
+    Cheap when the result is younger than the image, by the image's ctime too: a file that is moved or copied in keeps
+    its mtime. Otherwise, or without ``trust_times``, the image's SHA-256 decides.
+    """
+    document = read_result(result)
+    if document is None or _belongs_to(document) != image_name(image):
+        return False
+    try:
+        status = image.stat()
+        if trust_times and result.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns):
+            return True
+        with image.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == str(document["image"].get("sha256"))
+    except OSError as exc:
+        raise ImageUnreadable(f"{image}: cannot be read ({exc.strerror}); check the folder and its share") from exc
+
+
+def claim_name(image: Path, result: Path) -> None:
+    """Raise `ResultNameTaken` when ``result`` exists and belongs to another image, as with ``X`` and ``X.dcm``."""
+    _claim(image_name(image), result, read_result(result))
+
+
+def publish(outputs: Sequence[tuple[Path, bytes]], commit: tuple[Path, bytes]) -> None:
+    """Publish ``outputs``, then the JSON result ``commit``, all into one folder that exists.
+
+    Everything is on disk under temporary names before the first name is taken, so a full disk changes nothing. A
+    result that stood for other bytes is withdrawn before its outputs change. Raises `ResultNameTaken` and
+    `ResultsNotWritable`; then nothing of ours stays half written.
+    """
+    path, data = commit
+    document = json.loads(data)
+    standing = read_result(path)
+    _claim(document["image"]["name"], path, standing)
+    try:
+        with _opened(path.parent) as folder, ExitStack() as stack:
+            temporaries = [stack.enter_context(_temporary(folder, content)) for _, content in (*outputs, commit)]
+            _withdraw(folder, path.name, _listed(standing or {}), _listed(document))
+            for temporary, (output, _) in zip(temporaries[:-1], outputs, strict=True):
+                os.rename(temporary, output.name, src_dir_fd=folder, dst_dir_fd=folder)
+            if outputs:
+                _sync_folder(folder)
+            os.rename(temporaries[-1], path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync_folder(folder)
+    except OSError as exc:
+        raise _not_writable(path.parent, exc) from exc
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove, in a folder and all below it, temporaries whose writer has died; return how many.
+
+    A living writer holds a lock on its temporary, so another process at work in the same folder is not disturbed.
+    """
+    removed = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(TEMPORARY_PREFIX):
+                with suppress(OSError):
+                    removed += _remove_if_abandoned(Path(parent, name))
+    return removed
+
+
+def _remove_if_abandoned(temporary: Path) -> bool:
+    fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.unlink()
+    finally:
+        os.close(fd)
+    return True
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """Hold the folder itself, so that a share mounted over its path meanwhile gets none of our files."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _temporary(folder: int, data: bytes) -> Iterator[str]:
+    """Write ``data`` durably under a temporary name; remove that name at the end, unless it was renamed."""
+    name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            with suppress(OSError):  # a share without locks: then a start sweep leaves temporaries alone
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(data)
+            file.flush()
+            if os.fstat(fd).st_size != len(data):
+                raise OSError(errno.EIO, "the file is not as long as what was written")
+            os.fsync(fd)
+            yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _withdraw(folder: int, name: str, standing: dict[str, str], coming: dict[str, str]) -> None:
+    """Remove a standing result, and outputs that the coming one lacks, if it would contradict the coming outputs."""
+    if standing.items() <= coming.items():
+        return
+    os.unlink(name, dir_fd=folder)
+    _sync_folder(folder)
+    for output in standing.keys() - coming.keys():
+        if is_own_output(output) and "/" not in output:
+            with suppress(FileNotFoundError):
+                os.unlink(output, dir_fd=folder)
+
+
+def _sync_folder(folder: int) -> None:
+    try:
+        os.fsync(folder)
+    except OSError as exc:
+        if exc.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network file systems cannot sync a folder
+            raise
+
+
+def _claim(name: str, result: Path, standing: dict[str, Any] | None) -> None:
+    if standing is None or _belongs_to(standing) == name:
+        return
+    owner = _belongs_to(standing) or "another program"
+    raise ResultNameTaken(f"{name}: {result} already belongs to {owner}; rename one of the two images")
+
+
+def _belongs_to(document: dict[str, Any]) -> str | None:
+    """Return the name of the image that a document of ours is about, and None for anything else."""
+    image = document.get("image")
+    ours = str(document.get("schema")).startswith(SCHEMA_FAMILY) and isinstance(image, dict)
+    name = image.get("name") if ours and image else None
+    return name if isinstance(name, str) else None
+
+
+def _listed(document: dict[str, Any]) -> dict[str, str]:
+    """Return the outputs that a result lists, name to SHA-256."""
+    if _belongs_to(document) is None:
+        return {}
+    outputs = document.get("outputs")
+    entries = outputs if isinstance(outputs, list) else []
+    return {
+        str(entry["name"]): str(entry.get("sha256")) for entry in entries if isinstance(entry, dict) and "name" in entry
+    }
+
+
+def _not_writable(folder: Path, exc: OSError) -> ResultsNotWritable:
+    mend = MENDS.get(exc.errno or 0, "check the folder, its disk and its share")
+    return ResultsNotWritable(f"{folder}: results cannot be stored there ({exc.strerror}); {mend}")

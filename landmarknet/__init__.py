@@ -1,0 +1,1 @@
+"""The network, its training data and its training. Bench only: needs torch."""

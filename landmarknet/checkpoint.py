@@ -1,0 +1,52 @@
+"""A checkpoint: the averaged weights to use, and what a training needs to go on. Loaded with ``weights_only``."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landmarknet.network import HeadForm, LandmarkNet, NetworkConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """``averaged`` is the EMA of the weights; ``raw`` and ``optimizer`` resume the training after ``step`` steps."""
+
+    network: NetworkConfig
+    step: int
+    averaged: dict[str, Tensor]
+    raw: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    training: dict[str, Any]  # the TrainConfig, as a record of patients, seed and length
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an interrupted write leaves the previous one."""
+    partial = path.with_suffix(".partial")
+    torch.save({**vars(checkpoint), "network": checkpoint.network.to_dict()}, partial)
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without running any code that it might hold."""
+    data = torch.load(path, map_location="cpu", weights_only=True)
+    return Checkpoint(**{**data, "network": NetworkConfig.from_dict(data["network"])})
+
+
+def load_network(path: Path, head: HeadForm = "fast") -> LandmarkNet:
+    """Return the averaged network of a checkpoint, in evaluation mode."""
+    checkpoint = load_checkpoint(path)
+    network = LandmarkNet(checkpoint.network, head)
+    network.load_state_dict(checkpoint.averaged)
+    return network.eval()
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Return the hash that names a checkpoint in contracts and results."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

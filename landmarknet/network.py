@@ -1,0 +1,184 @@
+"""LandmarkNet: a feature pyramid applied twice, a heatmap per kind of landmark, and a gate over the kinds.
+
+Source: BMC Med Inform Decis Mak 2020, s12911-020-01164-4, section Methods. Where the paper is silent the choice is
+marked ‡. The head after the pyramids exists in two forms that share one set of weights: ``plain`` builds the
+full-resolution tensor D as the paper does, ``fast`` computes the same numbers without it (`landmarknet.fast_head`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from landmarknet import fast_head
+
+KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle")
+INPUT_SIZE = 384
+STRIDES = (4, 8, 16, 32)
+HeadForm = Literal["plain", "fast"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """``resnet50`` at width 1 is the paper's network; the others are for a CPU."""
+
+    kinds: tuple[str, ...] = KINDS
+    bottom_up: Literal["resnet50", "resnet18"] = "resnet50"
+    width: float = 1.0
+    head_width: float = 1.0  # of the heatmap subnet alone: its maps are the largest by far
+
+    def channels(self, full: int, width: float | None = None) -> int:
+        """Return how many channels stand for ``full`` of the paper, a multiple of 8."""
+        return max(8, round(full * (self.width if width is None else width) / 8) * 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> NetworkConfig:
+        return NetworkConfig(**{**data, "kinds": tuple(data["kinds"])})
+
+
+class Prediction(NamedTuple):
+    """``heatmaps`` (B, n, S, S), S = 384 (plain) or 288 (fast); ``gate`` (B, n) before the sigmoid; ``by_level`` from
+    P1 to P4, each (B, n, 384/s, 384/s), empty unless asked for."""
+
+    heatmaps: Tensor
+    gate: Tensor
+    by_level: tuple[Tensor, ...]
+
+
+def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Return convolution and batch normalisation; the bias is the normalisation's."""
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
+
+
+class Residual(nn.Module):
+    """A ResNet block: the ``body``, a shortcut that matches its shape, ReLU after the sum."""
+
+    def __init__(self, body: nn.Module, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.body = body
+        same = c_in == c_out and stride == 1
+        self.shortcut: nn.Module = nn.Identity() if same else conv_bn(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.relu(self.body(x) + self.shortcut(x))
+        return out
+
+
+def bottleneck(c_in: int, c_mid: int, stride: int) -> Residual:
+    """Return the block of the paper's Table 1: 1x1, 3x3, 1x1 to four times the channels."""
+    body = nn.Sequential(
+        conv_bn(c_in, c_mid, 1),
+        nn.ReLU(),
+        conv_bn(c_mid, c_mid, 3, stride),
+        nn.ReLU(),
+        conv_bn(c_mid, 4 * c_mid, 1),
+    )
+    return Residual(body, c_in, 4 * c_mid, stride)
+
+
+def basic(c_in: int, c_mid: int, stride: int) -> Residual:
+    """Return the block of ResNet-18: two 3x3."""
+    body = nn.Sequential(conv_bn(c_in, c_mid, 3, stride), nn.ReLU(), conv_bn(c_mid, c_mid, 3))
+    return Residual(body, c_in, c_mid, stride)
+
+
+class BottomUp(nn.Module):
+    """Stem ‡ (7x7/2, max-pool/2, as in ResNet) and the four stages C1 to C4."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        block, repeats, expansion = {
+            "resnet50": (bottleneck, (3, 4, 6, 3), 4),
+            "resnet18": (basic, (2, 2, 2, 2), 1),
+        }[config.bottom_up]
+        stem = config.channels(64)
+        self.stem = nn.Sequential(conv_bn(1, stem, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1))
+        self.stages = nn.ModuleList()
+        self.channels: list[int] = []
+        c_in = stem
+        for level, (full, repeat) in enumerate(zip((64, 128, 256, 512), repeats, strict=True)):
+            c_mid = config.channels(full)
+            blocks = []
+            for i in range(repeat):
+                blocks.append(block(c_in, c_mid, 2 if level > 0 and i == 0 else 1))
+                c_in = c_mid * expansion
+            self.stages.append(nn.Sequential(*blocks))
+            self.channels.append(c_in)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.stem(image)  # (B, 64, 96, 96)
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)  # (B, C, 384/s, 384/s)
+        return levels
+
+
+class TopDown(nn.Module):
+    """1x1 laterals to 256 channels; each coarser level, doubled by nearest neighbour, is added to the finer one."""
+
+    def __init__(self, c_in: Sequence[int], c_out: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, c_out, 1) for c in c_in)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        laterals = [lateral(c) for lateral, c in zip(self.laterals, levels, strict=True)]
+        pyramid = [laterals[-1]]
+        for lateral in reversed(laterals[:-1]):
+            pyramid.insert(0, lateral + F.interpolate(pyramid[0], scale_factor=2.0, mode="nearest"))
+        return pyramid  # P1 (B, 256, 96, 96) .. P4 (B, 256, 12, 12)
+
+
+class LandmarkNet(nn.Module):
+    """The whole network. ``head`` chooses the form, not the weights; it may be changed at any time."""
+
+    def __init__(self, config: NetworkConfig, head: HeadForm = "fast") -> None:
+        super().__init__()
+        self.config, self.head = config, head
+        n, p, d = len(config.kinds), config.channels(256), config.channels(128)
+        h = config.channels(128, config.head_width)
+        self.bottom_up = BottomUp(config)
+        self.top_down = TopDown(self.bottom_up.channels, p)
+        self.by_level = nn.ModuleList(nn.Conv2d(p, n, 1) for _ in STRIDES)  # intermediate supervision
+        self.phi = nn.ModuleList(
+            nn.Sequential(conv_bn(p, d, 3), nn.ReLU(), conv_bn(d, d, 3), nn.ReLU()) for _ in STRIDES
+        )
+        self.heatmap_conv = nn.Conv2d(len(STRIDES) * d, h, 3, padding=1, bias=False)  # the bias is the norm's
+        self.heatmap_norm = nn.BatchNorm2d(h)  # ‡
+        self.heatmap_out = nn.Conv2d(h, n, 1)
+        self.gate = nn.Sequential(nn.Linear(len(STRIDES) * d, d), nn.ReLU(), nn.Linear(d, n))
+
+    def forward(self, image: Tensor, *, with_levels: bool = False) -> Prediction:
+        """Map (B, 1, 384, 384) to heatmaps and gate; ``with_levels`` adds the intermediate heatmaps."""
+        pyramid = self.top_down(self.bottom_up(image))
+        features = [phi(p) for phi, p in zip(self.phi, pyramid, strict=True)]  # (B, 128, 384/s, 384/s)
+        gate = self.gate(torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1))  # (B, n), before the sigmoid ‡
+        form = self.plain_heatmaps if self.head == "plain" else self.fast_heatmaps
+        heatmaps = form(features) * torch.sigmoid(gate)[:, :, None, None]
+        levels = tuple(out(p) for out, p in zip(self.by_level, pyramid, strict=True)) if with_levels else ()
+        return Prediction(heatmaps, gate, levels)
+
+    def plain_heatmaps(self, features: Sequence[Tensor]) -> Tensor:
+        """Return (B, n, 384, 384) through D, as the paper draws it."""
+        d = torch.cat(
+            [F.interpolate(f, scale_factor=float(s), mode="nearest") for f, s in zip(features, STRIDES, strict=True)],
+            dim=1,
+        )  # (B, 512, 384, 384)
+        out: Tensor = self.heatmap_out(F.relu(self.heatmap_norm(self.heatmap_conv(d))))
+        return out
+
+    def fast_heatmaps(self, features: Sequence[Tensor]) -> Tensor:
+        """Return (B, n, 288, 288): the distinct samples of the plain form's heatmaps."""
+        x = fast_head.upsampled_conv(features, self.heatmap_conv.weight)
+        x = F.relu(fast_head.site_batch_norm(x, self.heatmap_norm))  # (B, 288, 288, 128)
+        x = F.linear(x, self.heatmap_out.weight[:, :, 0, 0], self.heatmap_out.bias)
+        return x.permute(0, 3, 1, 2)
