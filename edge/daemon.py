@@ -105,7 +105,7 @@ def watch(  # noqa: PLR0913 - clock and sleep are arguments so that no test wait
     with Daemon(config, process, log, clock) as daemon:
         while not stop.is_set():
             pause_s = daemon.step()
-            if once and daemon.at_rest():
+            if pause_s > 0 and once and daemon.at_rest():
                 break
             if pause_s > 0:
                 sleep(min(pause_s, EAR_S))  # not stop.wait(): a signal handler may need the lock of ``stop``
@@ -181,8 +181,8 @@ class Daemon:
             if self._sweep_due_s(served) <= self._clock():
                 self._sweep(index, served)
         self._wake_the_due()
-        worked = self._work()
-        if worked or self._ready:
+        self._work()
+        if self._ready:
             return 0.0
         due_s = [self._sweep_due_s(served) for served in self._served] + [due_s for due_s, _, _ in self._due[:1]]
         return max(0.0, min(due_s) - self._clock())
@@ -268,8 +268,8 @@ class Daemon:
             else:
                 self._keep(index, path, happen(tracked, Happening.DUE, self._clock(), self._patience))
 
-    def _work(self) -> bool:
-        """Process the file that was first seen first; return whether there was one."""
+    def _work(self) -> None:
+        """Process the ready file that was first seen first, if there is one."""
         while self._ready:
             _, index, path = heappop(self._ready)
             files = self._served[index].files
@@ -277,8 +277,7 @@ class Daemon:
                 self._look_again(index, path)
             if path in files and files[path].state is State.READY:
                 self._keep(index, path, self._settle_the_matter(self._served[index], Path(path), files[path]))
-                return True
-        return False
+                return
 
     def _settle_the_matter(self, served: _Served, image: Path, tracked: Tracked) -> Tracked:
         final = self._clock() >= final_from_s(tracked, self._patience)

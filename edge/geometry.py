@@ -139,7 +139,7 @@ def _geometry(tags: GeometryTags, shape: tuple[int, int], name: str) -> ImageGeo
 
 
 def _axes(gantry_deg: float | None) -> str:
-    seen_from = "at an unknown gantry angle" if gantry_deg is None else f"at gantry {gantry_deg:.1f} deg"
+    seen_from = "at an unknown gantry angle" if gantry_deg is None else f"at gantry {gantry_deg:.2f} deg"
     return (
         f"isocentre plane, +x right and +y up in the image (IEC 61217 X-ray image receptor) {seen_from}; "
         "nothing is known along the beam, and no patient axis is claimed"
@@ -196,13 +196,19 @@ def _first_pixel(
     position = _optional(tags.position_mm, "RTImagePosition", 2)
     warnings: tuple[str, ...] = ()
     if position is None:
-        position, source, warnings = centred, "panel taken as centred, RTImagePosition is missing", (ISOCENTRE_UNCERTAIN,)
+        position, source, warnings = (
+            centred,
+            "panel taken as centred, RTImagePosition is missing",
+            (ISOCENTRE_UNCERTAIN,),
+        )
     elif _same(position, centred, step):
         source = "RTImagePosition (centre of the first pixel)"
     elif _same(_moved(position, step, 0.5), centred, step):
         position, source = _moved(position, step, 0.5), "RTImagePosition (corner of the first pixel)"
     elif any(_same(_moved((position[0] - shift[0], position[1] - shift[1]), step, f), centred, step) for f in (0, 0.5)):
-        raise _NoGeometry("RTImagePosition seems to hold XRayImageReceptorTranslation already: adding it would be a guess")
+        raise _NoGeometry(
+            "RTImagePosition seems to hold XRayImageReceptorTranslation already: adding it would be a guess"
+        )
     else:
         source, warnings = "RTImagePosition (assumed centre of the first pixel)", (POSITION_CONVENTION_ASSUMED,)
     return (position[0] + shift[0], position[1] + shift[1]), source + moved, warnings
@@ -228,7 +234,7 @@ def _gantry(texts: Texts) -> tuple[float | None, str]:
 
 
 def _demand_beam_axis_on_panel(geometry: ImageGeometry, shape: tuple[int, int]) -> None:
-    """A position of the wrong sign or unit puts the beam axis off the image."""
+    """Refuse a position of the wrong sign or unit: it puts the beam axis off the image."""
     x, y = geometry.to_pixels(np.zeros(2))
     if not (-0.5 <= x <= shape[1] - 0.5 and -0.5 <= y <= shape[0] - 0.5):
         raise _NoGeometry(

