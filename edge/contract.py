@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge.errors import BadRelease
 
-CONTRACT_SCHEMA = "landmarknet-edge/contract/1"
+CONTRACT_SCHEMA: Final = "landmarknet-edge/contract/1"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -29,12 +29,11 @@ from edge.errors import (
     FolderUnavailable,
     NotAnImage,
     Refused,
-    ResultsNotWritable,
     Stop,
     TryAgain,
 )
 from edge.results.document import Result
-from edge.results.publish import image_name, is_done, mirrored_folder, remove_leftovers, result_path
+from edge.results.publish import image_name, is_done, make_folder, mirrored_folder, remove_leftovers, result_path
 from edge.settle import (
     Happening,
     Patience,
@@ -201,10 +200,9 @@ class Daemon:
     def _sweep_due_s(self, served: _Served) -> float:
         if served.swept_s is None:
             return self._clock()
-        # a burst of events must not become a burst of sweeps
-        pause_s = (
-            min(self._config.settle_s / 2, self._config.sweep_s) if served.folder.hinted() else self._config.sweep_s
-        )
+        pause_s = self._config.sweep_s
+        if served.folder.hinted():
+            pause_s = min(pause_s, self._config.settle_s / 2)  # a burst of events must not become a burst of sweeps
         return served.swept_s + pause_s
 
     def _sweep(self, index: int, served: _Served) -> None:
@@ -276,10 +274,10 @@ class Daemon:
             if path in files and files[path].state is State.READY:
                 self._look_again(index, path)
             if path in files and files[path].state is State.READY:
-                self._keep(index, path, self._settle_the_matter(self._served[index], Path(path), files[path]))
+                self._keep(index, path, self._attempt(self._served[index], Path(path), files[path]))
                 return
 
-    def _settle_the_matter(self, served: _Served, image: Path, tracked: Tracked) -> Tracked:
+    def _attempt(self, served: _Served, image: Path, tracked: Tracked) -> Tracked:
         final = self._clock() >= final_from_s(tracked, self._patience)
         log = self._log.bind(image=image_name(image), folder=str(image.parent))
         try:
@@ -308,7 +306,7 @@ class Daemon:
             log.debug("has its result")
             return Happening.PUBLISHED
         if results_dir:
-            _make(results_dir)
+            make_folder(results_dir)
         result = self._process(image, results_dir, final=final)
         if result.status == "refused":
             log.warning("refused", reason=result.reason)
@@ -327,12 +325,3 @@ def _report(log: FilteringBoundLogger, exc: EdgeError, action: Action) -> None:
         log.warning(
             {Action.IGNORE: "refused", Action.BACK_OFF: "to be tried again"}[action], error=kind, reason=str(exc)
         )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ResultsNotWritable(
-            f"{folder}: cannot be made ({exc.strerror}); let the service's user write there"
-        ) from exc

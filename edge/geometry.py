@@ -19,7 +19,7 @@ import numpy as np
 from edge.errors import ImplausibleGeometry
 
 # What a physicist must know before trusting the millimetres.
-ISOCENTRE_UNCERTAIN = "isocentre_uncertain"  # no position: scale can be trusted, absolute shift cannot (4.3 mm seen)
+ISOCENTRE_UNCERTAIN = "isocentre_uncertain"  # scale can be trusted, absolute shift cannot (4.3 mm seen)
 SID_BELOW_SAD = "sid_below_sad"  # the receptor is nearer than the isocentre
 POSITION_CONVENTION_ASSUMED = "position_convention_assumed"  # half a pixel of bias is possible
 GANTRY_UNTRUSTED = "gantry_untrusted"  # GantryAngle is 0, which some exports always write
@@ -210,7 +210,9 @@ def _first_pixel(
             "RTImagePosition seems to hold XRayImageReceptorTranslation already: adding it would be a guess"
         )
     else:
-        source, warnings = "RTImagePosition (assumed centre of the first pixel)", (POSITION_CONVENTION_ASSUMED,)
+        # Not one of about 240 real files did this: a cropped panel, or a wrong unit.
+        source = "RTImagePosition (assumed centre of the first pixel)"
+        warnings = (POSITION_CONVENTION_ASSUMED, ISOCENTRE_UNCERTAIN)
     return (position[0] + shift[0], position[1] + shift[1]), source + moved, warnings
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ class Checkpoint:
     raw: dict[str, Tensor]
     optimizer: dict[str, Any]
     training: dict[str, Any]  # the TrainConfig, as a record of patients, seed and length
+
+
+def weights_only(checkpoint: Checkpoint) -> Checkpoint:
+    """Return what is worth shipping: the averaged weights, and the record of how they came about."""
+    return replace(checkpoint, raw={}, optimizer={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -10,6 +10,7 @@ import csv
 import ctypes
 import math
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -19,10 +20,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from landmarknet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from landmarknet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_only
 from landmarknet.dataset import CachedView, Sample, TrainingSet, cache_views, collate
 from landmarknet.losses import loss_terms
 from landmarknet.network import LandmarkNet, NetworkConfig
@@ -58,6 +60,16 @@ class TrainConfig:
         return asdict(self)
 
 
+def read_train_config(path: Path) -> TrainConfig:
+    """Read a TOML file whose keys are those of `TrainConfig`; its relative paths start at the working directory."""
+    try:
+        return TypeAdapter(TrainConfig, config=ConfigDict(extra="forbid")).validate_python(
+            tomllib.loads(path.read_text())
+        )
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as exc:
+        raise ValueError(f"{path}: not a training configuration: {exc}") from exc
+
+
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Rise linearly, then fall along a cosine to zero at the last step."""
     if step < config.warm_up_steps:
@@ -79,7 +91,7 @@ def training_set(config: TrainConfig) -> TrainingSet:
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, or go on from ``output/last.pt``; return the checkpoint's path."""
+    """Train, or go on from ``output/last.pt``; return the path of ``weights.pt``, the averaged weights alone."""
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     training_set(config)  # project once, before the processes share the cache
@@ -88,7 +100,8 @@ def train(config: TrainConfig) -> Path:
     else:
         rendezvous = f"file://{output.resolve()}/rendezvous.{time.time_ns()}"
         mp.spawn(_train_process, args=(config, rendezvous), nprocs=config.processes)  # type: ignore[no-untyped-call]
-    return output / "last.pt"
+    save_checkpoint(output / "weights.pt", weights_only(load_checkpoint(output / "last.pt")))
+    return output / "weights.pt"
 
 
 def keep_freed_memory() -> None:

@@ -5,11 +5,11 @@ The JSON Schema in ``docs/result.schema.json`` is generated from these models.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RESULT_SCHEMA = "landmarknet-edge/result/1"
+RESULT_SCHEMA: Final = "landmarknet-edge/result/1"
 NOTICE = "Decision support for research; not a medical device. Check every landmark against the image."
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -61,6 +61,17 @@ def mirrored_folder(image: Path, root: Path, results_dir: Path | None) -> Path |
     return results_dir and results_dir / image.parent.relative_to(root)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a results folder and those above it; raise `ResultsNotWritable` when that fails.
+
+    Only for folders below a results folder that is known to be mounted; never beside an image.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise _not_writable(folder, exc) from exc
+
+
 def is_own_output(name: str) -> bool:
     """Tell whether a file of that name is ours: a result, something that belongs to one, or a temporary."""
     return ".landmarks." in name or name.startswith(TEMPORARY_PREFIX)

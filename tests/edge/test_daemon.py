@@ -257,6 +257,45 @@ def test_a_file_that_disappears_before_its_turn_is_forgotten(room):
     assert room.daemon.unfinished() == 0
 
 
+def test_a_file_that_disappears_is_not_waited_for(room):
+    image = room.put("X.dcm", b"part")
+    room.run_for(10)
+    assert room.daemon.unfinished() == 1
+    image.unlink()
+    room.run_for(5)
+    assert room.daemon.unfinished() == 0
+
+
+def test_a_file_that_changes_while_it_waits_for_its_turn_must_settle_anew(room):
+    room.put("a")
+    b = room.put("b", b"one")
+    room.pipeline.meanwhile = lambda: b.write_bytes(b"two!")
+    room.run_for(2.5)
+    room.pipeline.meanwhile = lambda: None
+    assert room.pipeline.calls == [("a", False)]
+    room.run_for(10)
+    assert room.pipeline.times_s == pytest.approx([1002.0, 1004.0], abs=1e-3)  # seen at 1002 s, settle_s later
+
+
+def test_a_burst_of_events_is_not_a_burst_of_sweeps(room):
+    swept_s = []
+
+    class Hinted(DropFolder):
+        def hinted(self) -> bool:
+            return True
+
+        def sweep(self) -> dict:
+            swept_s.append(room.clock.now_s)
+            return super().sweep()
+
+    logger = structlog.wrap_logger(None, processors=[room.log])
+    with Daemon(
+        room.config, room.pipeline, logger, room.clock, lambda path, log: Hinted(path, log, no_observer)
+    ) as room.daemon:
+        room.run_for(10)
+    assert swept_s == [1000.0 + pause_s for pause_s in range(10)]  # settle_s / 2 apart
+
+
 # images whose rest may still arrive
 
 
@@ -411,17 +450,18 @@ def test_of_two_images_with_one_result_name_the_first_keeps_it(room):
 
 
 def test_a_folder_that_vanishes_is_one_alarm_and_is_taken_up_when_it_returns(room, tmp_path):
-    room.put("X.dcm")
+    os.utime(room.put("X.dcm"), (1e9, 1e9))
+    room.put("incomplete", b"part")
     room.run_for(10)
     room.drop.rename(tmp_path / "away")
     room.run_for(60)
-    assert room.daemon.unfinished() == 1
+    assert room.daemon.unfinished() == 1  # the folder; what is in it is not asked for
     (tmp_path / "away").rename(room.drop)
-    room.put("Y.dcm")
+    os.utime(room.put("Y.dcm"), (1e9, 1e9))
     room.run_for(60)
-    assert room.pipeline.calls == [("X.dcm", False), ("Y.dcm", False)]
+    assert [name for name, _ in room.pipeline.calls] == ["X.dcm", "incomplete", "Y.dcm", "incomplete"]
     assert room.events().count("drop folder unavailable") == 1
-    assert room.daemon.unfinished() == 0
+    assert room.daemon.unfinished() == 1  # the incomplete image
 
 
 def test_a_folder_that_is_missing_at_the_start_does_not_hold_up_another(tmp_path):

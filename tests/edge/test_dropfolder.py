@@ -139,7 +139,8 @@ def test_a_file_in_the_place_of_the_folder_is_unavailable(drop, log):
 
 
 def test_a_folder_made_anew_is_one_alarm_and_then_taken_up(drop, log, tmp_path):
-    with opened(drop, log) as folder:
+    observers = []
+    with opened(drop, log, lambda: observers.append(FakeObserver()) or observers[-1]) as folder:
         folder.sweep()
         drop.rename(tmp_path / "was")
         with pytest.raises(FolderUnavailable, match="is not there"):
@@ -148,6 +149,7 @@ def test_a_folder_made_anew_is_one_alarm_and_then_taken_up(drop, log, tmp_path):
         with pytest.raises(FolderUnavailable, match="was replaced by another folder"):
             folder.sweep()
         assert list(folder.sweep()) == [path]
+        assert [observer.alive for observer in observers] == [False, True]  # the old one listens to the old folder
 
 
 HELD = Identity(device=40, inode=2, mount_point="/mnt/share")

@@ -1,0 +1,112 @@
+"""Checkpoint -> export -> verify -> publish. Stops at the first stage that fails; nothing is published then."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from build_engine.export import export_onnx
+from build_engine.recipe import Recipe, RecipeError
+from edge.backends import Backend
+from edge.backends.onnxruntime import OnnxRuntimeBackend
+from edge.contract import Contract
+from edge.engines import GOLDEN_INPUT_SCALE, Golden, open_engine, require_golden_answers
+from edge.portal_image import read_portal_image
+from edge.preprocess import to_network_input
+from landmarknet.checkpoint import checkpoint_sha256, load_network
+from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, LandmarkDetector
+from landmarknet.network import INPUT_SIZE, LandmarkNet
+
+MODEL_FILE = "model.onnx"
+
+
+def build_release(recipe: Recipe, say: Callable[[str], None]) -> Path:
+    """Build what a recipe asks for and return the release folder, which replaces the one that was there."""
+    if not recipe.checkpoint.is_file():
+        raise RecipeError(f"checkpoint {recipe.checkpoint} does not exist; train one, or name another")
+    network = load_network(recipe.checkpoint)
+    named = tuple(k.kind for k in recipe.kinds)
+    if named != network.config.kinds:
+        raise RecipeError(f"kinds {named} are not the network's {network.config.kinds}, in its order")
+    say(f"export {recipe.checkpoint}")
+    model = export_onnx(network)
+    golden_inputs = [_golden_input(path) for path in recipe.golden_images]
+    backend = OnnxRuntimeBackend(model, threads=1, precision="fp32")
+    golden = _golden_file(backend, golden_inputs)
+    contract = _contract(recipe, model, golden)
+    say(f"verify against PyTorch on {len(golden_inputs)} golden images")
+    require_golden_answers(backend, contract, _torch_answers(network, golden_inputs))
+    say(f"publish {recipe.output}")
+    publish(recipe.output, {MODEL_FILE: model, "golden.npz": golden, "contract.json": _json(contract)})
+    open_engine(recipe.output, threads=1)
+    return recipe.output
+
+
+def _golden_input(path: Path) -> np.ndarray:
+    batch, _ = to_network_input(read_portal_image(path).pixels, INPUT_SIZE)
+    return np.round(batch * GOLDEN_INPUT_SCALE).astype(np.int8)
+
+
+def _golden_file(backend: Backend, inputs: list[np.ndarray]) -> bytes:
+    peaks = [backend.infer(batch.astype(np.float32) / GOLDEN_INPUT_SCALE).peaks for batch in inputs]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, batches=np.stack(inputs), peaks=np.stack(peaks))
+    return buffer.getvalue()
+
+
+def _torch_answers(network: LandmarkNet, inputs: list[np.ndarray]) -> Golden:
+    detector = LandmarkDetector(network, ROWS_PER_KIND, NMS_RADIUS_NET_PX).eval()
+    batches = np.stack(inputs).astype(np.float32) / GOLDEN_INPUT_SCALE
+    with torch.inference_mode():
+        peaks = [detector(torch.from_numpy(batch))[0].numpy() for batch in batches]
+    return Golden(batches, np.stack(peaks))
+
+
+def _contract(recipe: Recipe, model: bytes, golden: bytes) -> Contract:
+    return Contract(
+        release=recipe.release,
+        model_file=MODEL_FILE,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        golden_sha256=hashlib.sha256(golden).hexdigest(),
+        checkpoint_sha256=checkpoint_sha256(recipe.checkpoint),
+        calibration_set_sha256=None,
+        flavour="onnxruntime",
+        precision="fp32",
+        input_size=INPUT_SIZE,
+        heatmap_size=INPUT_SIZE * 3 // 4,
+        rows_per_kind=ROWS_PER_KIND,
+        nms_radius_net_px=NMS_RADIUS_NET_PX,
+        golden_tolerance_net_px=recipe.golden_tolerance_net_px,
+        golden_tolerance_score=recipe.golden_tolerance_score,
+        kinds=recipe.kinds,
+    )
+
+
+def _json(contract: Contract) -> bytes:
+    return (contract.model_dump_json(by_alias=True, indent=2) + "\n").encode()
+
+
+def publish(folder: Path, files: dict[str, bytes]) -> None:
+    """Replace a release folder by one with these files; files of other names (a model card) are kept."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        if folder.is_dir():
+            shutil.copytree(folder, staged, dirs_exist_ok=True)
+        for name, data in files.items():
+            (staged / name).write_bytes(data)
+        staged.chmod(0o755)
+        previous = folder.with_name(f".{folder.name}.previous")
+        if folder.is_dir():
+            folder.rename(previous)
+        staged.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""Checkpoint to ONNX: the fast head, non-maximum suppression and sub-pixel refinement in one graph."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import onnx
+import torch
+
+from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, LandmarkDetector
+from landmarknet.network import INPUT_SIZE, LandmarkNet
+
+OPSET = 18
+INPUT_NAME, OUTPUT_NAMES = "image", ("peaks", "heatmaps")
+
+
+def export_onnx(network: LandmarkNet) -> bytes:
+    """Return a checked ONNX model: image (1, 1, 384, 384) float32 to peaks (n, K, 3) and heatmaps (n, 288, 288)."""
+    detector = LandmarkDetector(network.eval(), ROWS_PER_KIND, NMS_RADIUS_NET_PX).eval()
+    example = torch.zeros(1, 1, INPUT_SIZE, INPUT_SIZE)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            detector,
+            (example,),
+            input_names=[INPUT_NAME],
+            output_names=list(OUTPUT_NAMES),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = program.model_proto
+    strip_machine_details(model)
+    onnx.checker.check_model(model, full_check=True)
+    buffer = io.BytesIO()
+    onnx.save_model(model, buffer)
+    return buffer.getvalue()
+
+
+def strip_machine_details(model: onnx.ModelProto) -> None:
+    """Remove the stack traces and paths that the exporter leaves in the file."""
+    del model.metadata_props[:]
+    for entry in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    del model.graph.metadata_props[:]

@@ -1,0 +1,143 @@
+"""``landmarknet-edge``: find landmarks in portal images. Decision support for research; not a medical device."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from edge import __version__
+from edge.errors import Stop
+
+if TYPE_CHECKING:
+    from edge.config import Config
+    from edge.pipeline import Pipeline
+
+MISUSE = 2
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+err = Console(stderr=True)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; without one, the defaults")]
+
+
+@app.command()
+def process(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="images, or folders of images")],
+    results_dir: Annotated[Path | None, typer.Option(help="put results here instead of beside each image")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as a JSON array")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Process images once. Exit status: 0 all done, 1 some refused, 2 misuse."""
+    from rich.progress import Progress
+
+    from edge.process import Misuse, Outcome, plan, process_all
+
+    with stop_exits_with(MISUSE):
+        try:
+            jobs = plan(files, results_dir)
+        except Misuse as exc:
+            err.print(str(exc), markup=False, soft_wrap=True)
+            raise typer.Exit(MISUSE) from exc
+        pipeline = open_pipeline(load_config(config))
+        with Progress(console=err, transient=True, disable=len(jobs) < 2 or not err.is_terminal) as progress:
+            task = progress.add_task("portal images", total=len(jobs))
+
+            def tell(outcome: Outcome) -> None:
+                progress.advance(task)
+                if not as_json:
+                    progress.console.print(f"{outcome.image}: {outcome.summary}", markup=False, soft_wrap=True)
+
+            outcomes = process_all(jobs, pipeline, tell)
+    if as_json:
+        published = [json.loads(outcome.result.to_json()) for outcome in outcomes if outcome.result]
+        typer.echo(json.dumps(published, indent=2))
+        for outcome in outcomes:
+            if outcome.error:
+                err.print(f"{outcome.image}: {outcome.summary}", markup=False, soft_wrap=True)
+    raise typer.Exit(0 if all(outcome.done for outcome in outcomes) else 1)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path | None, typer.Argument(help="drop folder, instead of those of the configuration")] = None,
+    config: ConfigFile = None,
+    once: Annotated[bool, typer.Option(help="stop when every file that is there has been tried")] = False,
+) -> None:
+    """Serve drop folders until told to stop. Exit status 78: a restart cannot help."""
+    from edge.config import DropFolderConfig
+    from edge.daemon import stop_on_signals
+    from edge.daemon import watch as serve
+    from edge.log import open_log
+
+    log = open_log()
+    with stop_exits_with(Stop.exit_status):
+        settings = load_config(config)
+        if folder is not None:
+            settings = settings.model_copy(update={"drop_folder": (DropFolderConfig(path=folder.resolve()),)})
+        with stop_on_signals() as stop:
+            pipeline = open_pipeline(settings)
+            log.info("ready", release=pipeline.engine.contract.release, version=__version__)
+            waiting = serve(settings, pipeline, stop=stop, log=log, once=once)
+    raise typer.Exit(1 if once and waiting else 0)
+
+
+@app.command()
+def demo(
+    samples: Annotated[Path, typer.Argument(help="folder of images with a truth.json")] = Path("samples"),
+) -> None:
+    """Drop sample images into a folder that `watch` serves, and compare the landmarks found with the truth."""
+    from edge.demo import DemoError, run_demo
+
+    try:
+        run_demo(samples, Console())
+    except DemoError as exc:
+        err.print(str(exc), markup=False, soft_wrap=True)
+        raise typer.Exit(1) from exc
+
+
+@app.callback(invoke_without_command=True)
+def version_or_help(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Find landmarks in portal images. Decision support for research; not a medical device."""
+    if version:
+        typer.echo(f"landmarknet-edge {__version__}")
+        raise typer.Exit
+
+
+def load_config(path: Path | None) -> Config:
+    """Return the configuration of a file, or the defaults."""
+    from edge.config import Config, read_config
+
+    return Config() if path is None else read_config(path)
+
+
+def open_pipeline(config: Config) -> Pipeline:
+    """Open the release of a configuration; ready to process."""
+    from edge.engines import open_engine
+    from edge.pipeline import Pipeline
+
+    return Pipeline(open_engine(config.release, config.threads or 1), config.sha256(), config.overlay)
+
+
+@contextmanager
+def stop_exits_with(status: int) -> Iterator[None]:
+    """Turn a `Stop` into its message and an exit status."""
+    try:
+        yield
+    except Stop as exc:
+        err.print(f"stopped: {exc}", markup=False, soft_wrap=True)
+        raise typer.Exit(status) from exc
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""A release: a model, its contract, and golden inputs with their answers. Ready only after reproducing them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.backends import Backend
+from edge.contract import Contract, read_contract
+from edge.errors import BackendFailed, BadRelease
+
+SHIPPED_RELEASE = Path(__file__).parent / "release"
+GOLDEN_INPUT_SCALE = 127.0  # golden inputs are stored as int8
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A backend that has shown that it keeps its contract."""
+
+    backend: Backend
+    contract: Contract
+    contract_sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """``batches`` (m, 1, 1, S, S) float32 and the ``peaks`` (m, n, K, 3) that the release gave for them."""
+
+    batches: np.ndarray
+    peaks: np.ndarray
+
+
+def open_engine(release: Path | None, threads: int) -> Engine:
+    """Check a release folder's hashes, load it, and have it reproduce its golden answers.
+
+    ``None`` is the release that is shipped with this package. Raises `BadRelease` or `BackendFailed`.
+    """
+    folder = release or SHIPPED_RELEASE
+    contract = read_contract(folder / "contract.json")
+    model = _checked_bytes(folder / contract.model_file, contract.model_sha256)
+    golden = read_golden(folder, contract)
+    if contract.flavour != "onnxruntime":
+        raise BadRelease(f"{folder}: made for {contract.flavour}, which this version cannot run; use an onnxruntime one")
+    from edge.backends.onnxruntime import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(model, threads, contract.precision)
+    require_golden_answers(backend, contract, golden)
+    digest = hashlib.sha256((folder / "contract.json").read_bytes()).hexdigest()
+    return Engine(backend, contract, digest)
+
+
+def read_golden(folder: Path, contract: Contract) -> Golden:
+    """Read ``golden.npz`` of a release folder, after checking its hash."""
+    path = folder / "golden.npz"
+    _checked_bytes(path, contract.golden_sha256)
+    with np.load(path, allow_pickle=False) as data:
+        return Golden(data["batches"].astype(np.float32) / GOLDEN_INPUT_SCALE, data["peaks"])
+
+
+def require_golden_answers(backend: Backend, contract: Contract, golden: Golden) -> None:
+    """Raise `BackendFailed` where a landmark of the golden answers is missing, moved, or joined by another."""
+    for number, (batch, expected) in enumerate(zip(golden.batches, golden.peaks, strict=True)):
+        actual = backend.infer(batch).peaks
+        for promise, want, have in zip(contract.kinds, expected, actual, strict=True):
+            fault = _difference(want, have, promise.threshold, contract)
+            if fault:
+                raise BackendFailed(
+                    f"golden image {number}, {promise.kind}: {fault}; this machine does not compute what release "
+                    f"{contract.release} promises: do not use it here, rebuild the release on this machine"
+                )
+
+
+def _difference(want: np.ndarray, have: np.ndarray, threshold: float, contract: Contract) -> str | None:
+    """Compare (K, 3) rows; those within the score tolerance of the threshold may come or go."""
+    slack = contract.golden_tolerance_score
+    for these, others, verb in ((want, have, "lost"), (have, want, "gained")):
+        for x, y, score in these[these[:, 2] >= threshold + slack]:
+            distance = np.hypot(others[:, 0] - x, others[:, 1] - y)
+            near = (distance <= contract.golden_tolerance_net_px) & (np.abs(others[:, 2] - score) <= slack)
+            if not near.any():
+                return f"{verb} a peak at ({x:.2f}, {y:.2f}) with score {score:.3f}"
+    return None
+
+
+def _checked_bytes(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise BadRelease(f"{path}: cannot be read ({exc.strerror}); publish the release again") from exc
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BadRelease(f"{path}: is not the file its contract names (SHA-256 differs); publish the release again")
+    return data

@@ -1,0 +1,167 @@
+"""One portal image from file to published result: read -> preprocess -> infer -> landmarks -> overlay -> JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from edge import __version__
+from edge.engines import Engine
+from edge.errors import DamagedImage, Refused
+from edge.landmarks import landmarks_from_peaks
+from edge.portal_image import read_portal_image
+from edge.preprocess import to_network_input
+from edge.records import Landmark, PortalImage
+from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
+from edge.results.overlay import draw_overlay
+from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
+
+OVERLAY_SUFFIX = ".landmarks.png"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages with what they need. Calling it processes one image; it is the daemon's `edge.daemon.Process`."""
+
+    engine: Engine
+    config_sha256: str
+    overlay: bool = True
+    clock: Callable[[], float] = time.perf_counter
+
+    def __call__(self, image: Path, results_dir: Path | None, *, final: bool = True) -> Result:
+        """Publish the result of ``image``, beside it or in ``results_dir``, and return it.
+
+        A refusal is published and returned too, but for a `DamagedImage` that is not ``final`` (the rest may still
+        arrive), and for what is not an image or has no name of its own: those are raised. Raises `TryAgain`, `Stop`.
+        """
+        target = result_path(image, results_dir)
+        claim_name(image, target)
+        watch = Stopwatch(self.clock)
+        try:
+            result, outputs = self._make(image, watch)
+        except Refused as exc:
+            if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
+                raise
+            result, outputs = self._refusal(image, str(exc), watch), []
+        publish([(target.with_name(name), data) for name, data in outputs], (target, result.to_json()))
+        return result
+
+    def _make(self, path: Path, watch: Stopwatch) -> tuple[Result, list[tuple[str, bytes]]]:
+        contract = self.engine.contract
+        with watch.stage("read"):
+            image = read_portal_image(path, name=image_name(path))
+        with watch.stage("preprocess"):
+            batch, placement = to_network_input(image.pixels, contract.input_size)
+        with watch.stage("infer"):
+            inference = self.engine.backend.infer(batch)
+        with watch.stage("landmarks"):
+            shape = image.pixels.shape
+            landmarks = landmarks_from_peaks(
+                inference.peaks, contract, placement, (shape[0], shape[1]), image.geometry
+            )
+        outputs = []
+        if self.overlay:
+            with watch.stage("overlay"):
+                kinds = [promise.kind for promise in contract.kinds]
+                picture = draw_overlay(image, landmarks, inference.heatmaps, placement, kinds)
+            outputs.append((result_stem(path.name) + OVERLAY_SUFFIX, picture))
+        return self._result(image, landmarks, outputs, watch), outputs
+
+    def _result(
+        self,
+        image: PortalImage,
+        landmarks: Sequence[Landmark],
+        outputs: Sequence[tuple[str, bytes]],
+        watch: Stopwatch,
+    ) -> Result:
+        return Result(
+            status="ok" if landmarks else "no_landmarks",
+            reason=None,
+            image=Image(**vars(image.identity)),
+            landmarks=tuple(_entry(landmark) for landmark in landmarks),
+            geometry=_geometry(image),
+            provenance=self._provenance(),
+            timing_ms=watch.timing_ms,
+            outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
+        )
+
+    def _refusal(self, path: Path, reason: str, watch: Stopwatch) -> Result:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return Result(
+            status="refused",
+            reason=reason,
+            image=Image(
+                name=image_name(path), sha256=digest, sop_instance_uid=None, modality=None, rows=None, columns=None
+            ),
+            landmarks=(),
+            geometry=None,
+            provenance=self._provenance(),
+            timing_ms=watch.timing_ms,
+            outputs=(),
+        )
+
+    def _provenance(self) -> Provenance:
+        contract = self.engine.contract
+        return Provenance(
+            software=f"landmarknet-edge {__version__}",
+            release=contract.release,
+            model_sha256=contract.model_sha256,
+            checkpoint_sha256=contract.checkpoint_sha256,
+            contract_sha256=self.engine.contract_sha256,
+            calibration_set_sha256=contract.calibration_set_sha256,
+            config_sha256=self.config_sha256,
+            backend=self.engine.backend.describe(),
+        )
+
+
+@dataclass
+class Stopwatch:
+    """Collects milliseconds per stage."""
+
+    clock: Callable[[], float]
+    timing_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block as stage ``name``, also when it raises."""
+        began = self.clock()
+        try:
+            yield
+        finally:
+            self.timing_ms[name] = round((self.clock() - began) * 1e3, 3)
+
+
+def _entry(landmark: Landmark) -> LandmarkEntry:
+    x_mm, y_mm = landmark.xy_mm if landmark.xy_mm else (None, None)
+    return LandmarkEntry(
+        kind=landmark.kind,
+        x_px=round(landmark.xy_px[0], 3),
+        y_px=round(landmark.xy_px[1], 3),
+        x_mm=None if x_mm is None else round(x_mm, 3),
+        y_mm=None if y_mm is None else round(y_mm, 3),
+        sigma_px=None,
+        score=round(landmark.score, 4),
+    )
+
+
+def _geometry(image: PortalImage) -> Geometry:
+    known = image.geometry
+    status: Literal["known", "unknown"] = "unknown" if known is None else "known"
+    return Geometry(
+        status=status,
+        reason=image.geometry_reason,
+        sid_mm=known.sid_mm if known else None,
+        sad_mm=known.sad_mm if known else None,
+        spacing_mm=known.spacing_mm if known else None,
+        first_pixel_mm=known.first_pixel_mm if known else None,
+        gantry_deg=known.gantry_deg if known else None,
+        axes=known.axes if known else None,
+        polarity=image.polarity_source,
+        sources=dict(known.sources) if known else {},
+        warnings=known.warnings if known else (),
+    )

@@ -1,0 +1,105 @@
+"""``landmarknet-edge process``: which files are meant, each processed once, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.errors import EdgeError, Stop
+from edge.pipeline import Pipeline
+from edge.results.document import Result
+from edge.results.publish import is_own_output, make_folder, mirrored_folder, result_path
+
+
+class Misuse(Exception):  # noqa: N818 - of the command line; not part of the room's error tree
+    """What was named cannot be meant: it does not exist, or two results would share one name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to process, and where its results go; None: beside it."""
+
+    image: Path
+    results_dir: Path | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: a published result, or the error that prevented one."""
+
+    image: Path
+    result: Result | None
+    error: EdgeError | None
+
+    @property
+    def done(self) -> bool:
+        """Return whether the image was looked at for landmarks."""
+        return self.result is not None and self.result.status != "refused"
+
+    @property
+    def summary(self) -> str:
+        """Return one line for a person."""
+        if self.result is None:
+            return f"refused: {self.error}"
+        if self.result.status == "refused":
+            return f"refused: {self.result.reason}"
+        return f"{self.result.status}: {len(self.result.landmarks)} landmarks"
+
+
+def plan(named: Sequence[Path], results_dir: Path | None) -> list[Job]:
+    """Return the files that are meant: those named, and all below named folders but dot files and our own outputs.
+
+    Raises `Misuse`. Below ``results_dir`` the tree of a named folder is kept, so equal names do not meet.
+    """
+    jobs = []
+    for path in named:
+        if not path.exists():
+            raise Misuse(f"{path}: no such file or folder; nothing was processed")
+        if path.is_dir():
+            jobs += [Job(file, mirrored_folder(file, path, results_dir)) for file in sorted(_files_below(path))]
+        else:
+            jobs.append(Job(path, results_dir))
+    _demand_different_results(jobs := list(dict.fromkeys(jobs)))
+    return jobs
+
+
+def _demand_different_results(jobs: Sequence[Job]) -> None:
+    """Two files from different folders may share a name; one results folder cannot hold both."""
+    owner: dict[Path, Path] = {}
+    for job in jobs:
+        first = owner.setdefault(result_path(job.image, job.results_dir), job.image)
+        if job.results_dir is not None and first != job.image:
+            raise Misuse(
+                f"{first} and {job.image}: their results would share one name in {job.results_dir}; "
+                "name their common folder instead, whose tree is kept, or process them apart; nothing was processed"
+            )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and not is_own_output(name):
+                yield Path(parent, name)
+
+
+def process_all(jobs: Sequence[Job], pipeline: Pipeline, tell: Callable[[Outcome], None]) -> list[Outcome]:
+    """Process each job in turn; ``tell`` hears of each as it ends. Only `Stop` ends the work early."""
+    outcomes = []
+    for job in jobs:
+        outcomes.append(_process(job, pipeline))
+        tell(outcomes[-1])
+    return outcomes
+
+
+def _process(job: Job, pipeline: Pipeline) -> Outcome:
+    try:
+        if job.results_dir is not None:
+            make_folder(job.results_dir)
+        return Outcome(job.image, pipeline(job.image, job.results_dir), None)
+    except Stop:
+        raise
+    except EdgeError as exc:
+        return Outcome(job.image, None, exc)
