@@ -5,6 +5,7 @@ The JSON Schema in ``docs/result.schema.json`` is generated from these models.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -104,3 +105,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Result.model_json_schema(by_alias=True, mode="serialization"),
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))  # noqa: T201 - this is the command's output

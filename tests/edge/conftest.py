@@ -13,12 +13,12 @@ IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 LONG_FORM = {"OB", "OW", "SQ", "UN"}  # PS3.5 7.1.2: these have a 32-bit length
 
 
-def element(keyword, value, implicit):
+def element(keyword, value, implicit, fragments=1):
     """Return one data element. ``value`` is the text as written, an integer (US, SS, UL), or raw bytes."""
     tag, vr = tag_for_keyword(keyword), dictionary_VR(tag_for_keyword(keyword)).split(" ")[0]
     undefined = isinstance(value, list)  # frames to encapsulate
     if undefined:
-        vr, value = "OB", encapsulate(value) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        vr, value = "OB", encapsulate(value, fragments_per_frame=fragments) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     elif isinstance(value, int):
         value = struct.pack({"US": "<H", "SS": "<h", "UL": "<I"}[vr], value)
     elif isinstance(value, str):
@@ -33,7 +33,7 @@ def element(keyword, value, implicit):
     return head + vr.encode() + struct.pack("<H", length) + value
 
 
-def dicom_bytes(pixels, *, syntax=EXPLICIT, headless=False, frames=None, **changes):
+def dicom_bytes(pixels, *, syntax=EXPLICIT, headless=False, frames=None, fragments=1, **changes):
     """Return the bytes of an RT Image of (H, W) integer ``pixels``; ``changes`` replace or (None) remove attributes."""
     rows, columns = pixels.shape
     bits = pixels.dtype.itemsize * 8
@@ -64,7 +64,7 @@ def dicom_bytes(pixels, *, syntax=EXPLICIT, headless=False, frames=None, **chang
         "PixelData": frames if frames is not None else pixels.tobytes(),
     } | changes
     ordered = sorted((k for k, v in attributes.items() if v is not None), key=tag_for_keyword)
-    body = b"".join(element(k, attributes[k], implicit=syntax == IMPLICIT) for k in ordered)
+    body = b"".join(element(k, attributes[k], syntax == IMPLICIT, fragments) for k in ordered)
     if headless:
         return body
     meta = element("MediaStorageSOPClassUID", changes.get("SOPClassUID") or RT_IMAGE, implicit=False)

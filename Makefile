@@ -1,0 +1,63 @@
+# Environments live in .venv. `make demo` needs only the room's packages, everything else those of the bench besides.
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(VENV)/bin/python -m pytest
+RUN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench faults gpu room-size schema samples lock clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.room: requirements/room.txt pyproject.toml
+	python3 -m venv $(VENV)
+	$(PIP) --require-hashes -r requirements/room.txt
+	$(PIP) --no-deps --editable .
+	touch $@
+
+# torch first: whatever depends on it then finds it there, and does not fetch another build
+$(VENV)/.bench: $(VENV)/.room requirements/dev.txt
+	$(PIP) torch==2.13.0
+	$(PIP) -r requirements/dev.txt
+	touch $@
+
+demo: $(VENV)/.room ## find the landmarks in samples/ through a drop folder, and compare with the truth
+	$(RUN)/landmarknet-edge demo samples
+
+test: $(VENV)/.bench ## all default tests
+	$(PYTEST)
+
+check: $(VENV)/.bench ## lint, format, types, import rules
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+bench: $(VENV)/.room ## time the room's stages on this machine
+	$(RUN)/python benchmarks/stages.py
+
+faults: $(VENV)/.bench ## the daemon under fire
+	$(PYTEST) -m faults
+
+gpu: $(VENV)/.bench ## what needs an NVIDIA GPU; fails without one
+	LANDMARKNET_REQUIRE_GPU=1 $(PYTEST) -m gpu
+
+room-size: $(VENV)/.bench ## install the room from a wheel into a fresh environment and print its size
+	$(PYTEST) -m install -s
+
+schema: $(VENV)/.room ## write docs/result.schema.json
+	$(RUN)/python -m edge.results.document > docs/result.schema.json
+
+samples: $(VENV)/.bench ## simulate samples/ again from ../shared/ct
+	$(RUN)/landmarknet-train simulate ../shared/ct/lidc0002.nii.gz --output samples
+
+lock: $(VENV)/.bench ## pin anew what pyproject.toml asks for
+	$(PIP) pip-tools
+	$(RUN)/pip-compile -q --upgrade --generate-hashes $(LOCK) -o requirements/room.txt pyproject.toml
+	$(RUN)/pip-compile -q --upgrade --no-annotate --extra dev -c requirements/room.txt $(LOCK) -o requirements/dev.txt pyproject.toml
+	sed -i -e '/^landmarknet-edge @/d' -e 's/+cpu$$//' -e '/^#/d' -e '/^setuptools==/d' -e '/^torch==/d' requirements/dev.txt
+LOCK := --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
