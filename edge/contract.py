@@ -54,4 +54,4 @@ def read_contract(path: Path) -> Contract:
         raise BadRelease(f"{path}: cannot be read ({exc.strerror}); name a release folder that holds one") from exc
     except ValidationError as exc:
         where = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
-        raise BadRelease(f"{path}: not a contract this version understands ({where}); publish the release again") from exc
+        raise BadRelease(f"{path}: not a contract of this version ({where}); publish the release again") from exc

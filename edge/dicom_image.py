@@ -7,6 +7,7 @@ pydicom's own conversions warn, guess, and raise too many kinds of errors on hos
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from edge.errors import DamagedImage, EdgeError, NotAnImage, UnsupportedImage
 from edge.geometry import GeometryTags, Texts, decimal, image_geometry
 from edge.pixel_checks import StoredImage, codestream_shape, demand_plausible_size, is_complete_codestream
 
+MAX_ITEMS = 20_000  # a portal image has a few dozen; reading this many takes a quarter of a second
 SIGN_TAG = "PixelIntensityRelationshipSign"
 ACCEPTED_CLASSES = frozenset(
     {
@@ -64,6 +66,8 @@ _OTHERS = (
 )
 _TAGS = {keyword: cast(int, tag_for_keyword(keyword)) for keyword in (*_NUMBERS, *_OTHERS, *_GEOMETRY.values())}
 _PIXEL_DATA = _TAGS["PixelData"]
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_ITEM_TAG = b"\xfe\xff\x00\xe0"
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ def _read_header(data: bytes, start: int, name: str) -> tuple[_Header, uid.UID]:
         )
     implicit = syntax == uid.ImplicitVRLittleEndian
     tags: list[BaseTag | int] = list(_TAGS.values())
-    header = _Header(read_dataset(file, implicit, True, stop_when=_after_pixel_data, specific_tags=tags), name)
+    stop = _stop_after_pixel_data(data, name)
+    header = _Header(read_dataset(file, implicit, True, stop_when=stop, specific_tags=tags), name)
     _demand_accepted_class(header.text("SOPClassUID"), name)
     return header, syntax
 
@@ -152,8 +157,23 @@ def _after_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return int(tag) >> 16 != 2
 
 
-def _after_pixel_data(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) > _PIXEL_DATA
+def _stop_after_pixel_data(data: bytes, name: str) -> Callable[[BaseTag, str | None, int], bool]:
+    """Return `read_dataset`'s question whether to stop at an element.
+
+    Sequences of undefined length are walked item by item even where nobody asked for them: 8 MB of empty items took
+    25 s. The first such sequence makes the items be counted.
+    """
+    counted = False
+
+    def is_after(tag: BaseTag, _vr: str | None, length: int) -> bool:
+        nonlocal counted
+        if length == _UNDEFINED_LENGTH and tag != _PIXEL_DATA and not counted:
+            counted = True
+            if data.count(_ITEM_TAG) > MAX_ITEMS:
+                raise UnsupportedImage(f"{name}: has over {MAX_ITEMS} sequence items in its header; export it anew")
+        return int(tag) > _PIXEL_DATA
+
+    return is_after
 
 
 def _demand_accepted_class(sop_class: str | None, name: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edge.backends import Backend
+from edge.backends import Backend, Inference
 from edge.contract import Contract, read_contract
 from edge.errors import BackendFailed, BadRelease
 
@@ -43,7 +44,7 @@ def open_engine(release: Path | None, threads: int) -> Engine:
     model = _checked_bytes(folder / contract.model_file, contract.model_sha256)
     golden = read_golden(folder, contract)
     if contract.flavour != "onnxruntime":
-        raise BadRelease(f"{folder}: made for {contract.flavour}, which this version cannot run; use an onnxruntime one")
+        raise BadRelease(f"{folder}: made for {contract.flavour}, not run by this version; use an onnxruntime one")
     from edge.backends.onnxruntime import OnnxRuntimeBackend
 
     backend = OnnxRuntimeBackend(model, threads, contract.precision)
@@ -53,24 +54,46 @@ def open_engine(release: Path | None, threads: int) -> Engine:
 
 
 def read_golden(folder: Path, contract: Contract) -> Golden:
-    """Read ``golden.npz`` of a release folder, after checking its hash."""
+    """Read ``golden.npz`` of a release folder, after checking its hash; raise `BadRelease` if it proves nothing."""
     path = folder / "golden.npz"
-    _checked_bytes(path, contract.golden_sha256)
-    with np.load(path, allow_pickle=False) as data:
-        return Golden(data["batches"].astype(np.float32) / GOLDEN_INPUT_SCALE, data["peaks"])
+    data = _checked_bytes(path, contract.golden_sha256)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            golden = Golden(arrays["batches"].astype(np.float32) / GOLDEN_INPUT_SCALE, arrays["peaks"])
+    except Exception as exc:  # numpy and zipfile raise many kinds
+        raise BadRelease(f"{path}: holds no golden answers ({exc}); publish the release again") from exc
+    images, answer = len(golden.batches), (len(contract.kinds), contract.rows_per_kind, 3)
+    inputs = (images, 1, 1, contract.input_size, contract.input_size)
+    if images < 1 or golden.batches.shape != inputs or golden.peaks.shape != (images, *answer):
+        raise BadRelease(
+            f"{path}: inputs of shape {golden.batches.shape} and answers of shape {golden.peaks.shape} are not what "
+            "the contract describes; publish the release again"
+        )
+    return golden
 
 
 def require_golden_answers(backend: Backend, contract: Contract, golden: Golden) -> None:
     """Raise `BackendFailed` where a landmark of the golden answers is missing, moved, or joined by another."""
     for number, (batch, expected) in enumerate(zip(golden.batches, golden.peaks, strict=True)):
-        actual = backend.infer(batch).peaks
-        for promise, want, have in zip(contract.kinds, expected, actual, strict=True):
+        inference = backend.infer(batch)
+        _demand_form(inference, contract)
+        for promise, want, have in zip(contract.kinds, expected, inference.peaks, strict=True):
             fault = _difference(want, have, promise.threshold, contract)
             if fault:
                 raise BackendFailed(
                     f"golden image {number}, {promise.kind}: {fault}; this machine does not compute what release "
                     f"{contract.release} promises: do not use it here, rebuild the release on this machine"
                 )
+
+
+def _demand_form(inference: Inference, contract: Contract) -> None:
+    kinds, side = len(contract.kinds), contract.heatmap_size
+    actual = inference.peaks.shape, inference.heatmaps.shape
+    if actual != ((kinds, contract.rows_per_kind, 3), (kinds, side, side)):
+        raise BackendFailed(
+            f"the model of release {contract.release} gives peaks of shape {actual[0]} and heatmaps of shape "
+            f"{actual[1]}, which its contract does not describe; rebuild the release"
+        )
 
 
 def _difference(want: np.ndarray, have: np.ndarray, threshold: float, contract: Contract) -> str | None:

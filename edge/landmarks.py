@@ -21,13 +21,13 @@ def landmarks_from_peaks(
 
     ``shape`` is the portal image's (height, width); a peak in the padding around it is no landmark.
     """
-    found = []
+    found: list[Landmark] = []
     for promise, rows in zip(contract.kinds, peaks, strict=True):
         xy_px = placement.to_image(rows[:, :2])
         inside = np.all((xy_px >= -0.5) & (xy_px <= (shape[1] - 0.5, shape[0] - 0.5)), axis=1)
         accepted = np.flatnonzero(inside & (rows[:, 2] >= promise.threshold))[: promise.at_most]
-        for i in sorted(accepted, key=lambda i: (xy_px[i, 1], xy_px[i, 0])):
-            found.append(_landmark(promise.kind, xy_px[i], float(rows[i, 2]), geometry))
+        downwards = accepted[np.lexsort((xy_px[accepted, 0], xy_px[accepted, 1]))]
+        found += [_landmark(promise.kind, xy_px[i], float(rows[i, 2]), geometry) for i in downwards]
     return tuple(found)
 
 

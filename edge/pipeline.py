@@ -12,7 +12,7 @@ from typing import Literal
 
 from edge import __version__
 from edge.engines import Engine
-from edge.errors import DamagedImage, Refused
+from edge.errors import DamagedImage, ImageUnreadable, Refused
 from edge.landmarks import landmarks_from_peaks
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
@@ -91,13 +91,11 @@ class Pipeline:
         )
 
     def _refusal(self, path: Path, reason: str, watch: Stopwatch) -> Result:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        name, digest = image_name(path), _sha256(path)
         return Result(
             status="refused",
             reason=reason,
-            image=Image(
-                name=image_name(path), sha256=digest, sop_instance_uid=None, modality=None, rows=None, columns=None
-            ),
+            image=Image(name=name, sha256=digest, sop_instance_uid=None, modality=None, rows=None, columns=None),
             landmarks=(),
             geometry=None,
             provenance=self._provenance(),
@@ -134,6 +132,15 @@ class Stopwatch:
             yield
         finally:
             self.timing_ms[name] = round((self.clock() - began) * 1e3, 3)
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file in pieces: what is refused may have any size."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise ImageUnreadable(f"{image_name(path)}: cannot be read just now ({exc.strerror}); it is tried again") from exc
 
 
 def _entry(landmark: Landmark) -> LandmarkEntry:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from edge.polarity import dose_sign
 from edge.records import ImageIdentity, PortalImage
 
 MAX_FILE_BYTES = 256 * 2**20  # real portal images have 0.4 to 3.3 MB
+_GROWTH_BYTES = 2**16  # asked for past the expected end; `os.read` allocates what it is asked for
 MAX_CHANNEL_DIFFERENCE = 8  # of 255: colour noise of a grey picture that went through JPEG
 
 
@@ -56,31 +58,41 @@ def read_portal_image(path: Path, max_bytes: int = MAX_FILE_BYTES, *, name: str 
         except EdgeError:
             raise
         except Exception as exc:  # hostile files raise anything; foreign errors end here
-            raise DamagedImage(f"{name}: cannot be decoded ({type(exc).__name__}: {exc}); send it again") from exc
+            raise DamagedImage(f"{name}: cannot be decoded ({_said(exc)}); send it again") from exc
+
+
+def _said(exc: Exception) -> str:
+    """Return a foreign error in one short line that is the same each time: a reason is published beside the file."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(f"{type(exc).__name__}: {exc}".split()))
+    return text if len(text) <= 160 else f"{text[:160]} ..."
 
 
 def _read_bytes(path: Path, name: str, max_bytes: int) -> bytes:
     try:
         # O_NONBLOCK: opening a named pipe must not wait for its writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise NotAnImage(f"{name}: is not a regular file, so it is left alone")
-            data = b"" if status.st_size > max_bytes else _read_up_to(file, status.st_size, max_bytes)
+            if status.st_size <= max_bytes:
+                data = _read_up_to(descriptor, status.st_size, max_bytes)
+                if len(data) <= max_bytes:
+                    return data
+        finally:
+            os.close(descriptor)
     except OSError as exc:
         raise ImageUnreadable(f"{name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
-    if max(status.st_size, len(data)) > max_bytes:
-        raise UnsupportedImage(
-            f"{name}: has {max(status.st_size, len(data))} bytes, the limit is {max_bytes}; a portal image has a few "
-            "million: check what was exported"
-        )
-    return data
+    raise UnsupportedImage(
+        f"{name}: has {status.st_size} bytes, the limit is {max_bytes}; a portal image has a few million: "
+        "check what was exported"
+    )
 
 
-def _read_up_to(file: io.RawIOBase, expected: int, max_bytes: int) -> bytes:
+def _read_up_to(descriptor: int, expected: int, max_bytes: int) -> bytes:
     """Read all, but never more than one byte past the limit, even of a file that grows."""
-    data = file.read(min(expected, max_bytes) + 1) or b""
-    while len(data) <= max_bytes and (more := file.read(max_bytes + 1 - len(data))):
+    data = os.read(descriptor, min(expected, max_bytes) + 1)
+    while len(data) <= max_bytes and (more := os.read(descriptor, min(_GROWTH_BYTES, max_bytes + 1 - len(data)))):
         data += more
     return data
 
@@ -141,7 +153,7 @@ def _read_picture(data: bytes, name: str) -> StoredImage:
     except Image.DecompressionBombError as exc:
         raise UnsupportedImage(f"{name}: is far too large; the limit is {MAX_SIDE_PX} pixels a side") from exc
     except OSError as exc:  # pillow's word for a damaged file: the bytes are in memory
-        raise DamagedImage(f"{name}: cannot be decoded ({exc}); send it again") from exc
+        raise DamagedImage(f"{name}: cannot be decoded ({_said(exc)}); send it again") from exc
     if stored.ndim == 3:
         if int((stored.max(axis=2) - stored.min(axis=2)).max()) > MAX_CHANNEL_DIFFERENCE:
             raise UnsupportedImage(f"{name}: is a colour image; export it in grey")

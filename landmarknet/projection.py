@@ -16,6 +16,7 @@ from itk import RTK as rtk  # noqa: N811 - the module's own name
 from landmarknet.ct import CtVolume, tissue_densities
 
 EXTRUDE_MM = 60.0  # repeat the first and last slice: a patient does not end where the CT does
+BEYOND = 2.0  # source-to-panel over SAD: RTK integrates up to the panel, so it must lie behind the patient
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Projector:
     def project(self, pose: Pose, size: int, mm_per_px: float) -> Projection:
         """Project onto a (size, size) grid centred on the beam axis, ``mm_per_px`` at the isocentre."""
         geometry = rtk.ThreeDCircularProjectionGeometry.New()
-        geometry.AddProjection(pose.sad_mm, pose.sad_mm, pose.gantry_deg, 0.0, 0.0, pose.tilt_deg, 0.0)
+        geometry.AddProjection(pose.sad_mm, BEYOND * pose.sad_mm, pose.gantry_deg, 0.0, 0.0, pose.tilt_deg, 0.0)
         origin = _fixed(self._first_voxel_lps - pose.isocentre_mm)
         paths = [self._forward(t, geometry, origin, size, mm_per_px) for t in self._tissues]
         matrix = itk.array_from_matrix(geometry.GetMatrix(0))
@@ -69,8 +70,8 @@ class Projector:
         image_type = itk.Image[itk.F, 3]
         empty = rtk.ConstantImageSource[image_type].New()
         empty.SetSize([size, size, 1])
-        empty.SetSpacing([mm_per_px, mm_per_px, 1.0])
-        empty.SetOrigin([-(size - 1) / 2 * mm_per_px] * 2 + [0.0])
+        empty.SetSpacing([BEYOND * mm_per_px, BEYOND * mm_per_px, 1.0])
+        empty.SetOrigin([-(size - 1) / 2 * BEYOND * mm_per_px] * 2 + [0.0])
         empty.SetConstant(0.0)
         joseph = rtk.JosephForwardProjectionImageFilter[image_type, image_type].New()
         joseph.SetGeometry(geometry)
@@ -95,6 +96,6 @@ def _itk_image(tissue: np.ndarray, spacing_mm: np.ndarray) -> Any:
 
 def _to_px(matrix: np.ndarray, fixed_mm: np.ndarray, size: int, mm_per_px: float) -> np.ndarray:
     homogeneous = np.concatenate((fixed_mm, np.ones((len(fixed_mm), 1))), axis=1) @ matrix.T
-    uv = homogeneous[:, :2] / homogeneous[:, 2:]
+    uv = homogeneous[:, :2] / homogeneous[:, 2:] / BEYOND
     half = (size - 1) / 2
     return np.stack((uv[:, 0] / mm_per_px + half, half - uv[:, 1] / mm_per_px), axis=1)

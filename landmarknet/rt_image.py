@@ -66,7 +66,7 @@ def rt_image_dataset(image: SimulatedImage) -> Dataset:
     ds.StudyInstanceUID, ds.SeriesInstanceUID = _uid("study", image.patient), _uid("series", image.name)
     ds.FrameOfReferenceUID = _uid("frame", image.patient)
     ds.Modality, ds.Manufacturer, ds.SeriesNumber, ds.InstanceNumber = "RTIMAGE", "LandmarkNet Edge simulation", 1, 1
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "SIMULATED", f"SIM-{image.patient}", "", ""
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "SIMULATED^PATIENT", f"SIM-{image.patient}", "", ""
     for keyword in (
         "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID", "OperatorsName",
         "PositionReferenceIndicator",
@@ -76,14 +76,16 @@ def rt_image_dataset(image: SimulatedImage) -> Dataset:
     ds.ConversionType = "SYN"
     ds.ImageComments = f"SIMULATED image, research use. {image.attribution}"[:10240]
     ds.RTImageLabel, ds.RTImageName = image.name[:16], image.name[:64]
-    ds.RTImagePlane, ds.ReportedValuesOrigin, ds.RadiationMachineName = "NORMAL", "OPERATOR", "SIMULATED"
+    ds.RTImagePlane, ds.RadiationMachineName, ds.PatientOrientation = "NORMAL", "SIMULATED", ""
+    if image.kind == "PORTAL":
+        ds.ReportedValuesOrigin = "OPERATOR"
     ds.XRayImageReceptorTranslation = [0.0, 0.0, SAD_MM - image.sid_mm]
     ds.XRayImageReceptorAngle = 0.0
     ds.RTImageOrientation = [1.0, 0.0, 0.0, 0.0, -1.0, 0.0]
-    ds.ImagePlanePixelSpacing = [spacing, spacing]
-    ds.RTImagePosition = [-(columns - 1) / 2 * spacing, (rows - 1) / 2 * spacing]
+    ds.ImagePlanePixelSpacing = [_decimal(spacing)] * 2
+    ds.RTImagePosition = [_decimal(-(columns - 1) / 2 * spacing), _decimal((rows - 1) / 2 * spacing)]
     ds.RadiationMachineSAD, ds.RTImageSID, ds.PrimaryDosimeterUnit = SAD_MM, image.sid_mm, "MU"
-    ds.GantryAngle, ds.BeamLimitingDeviceAngle, ds.PatientSupportAngle = image.gantry_deg % 360, 0.0, 0.0
+    ds.GantryAngle, ds.BeamLimitingDeviceAngle, ds.PatientSupportAngle = _decimal(image.gantry_deg % 360), 0.0, 0.0
     ds.IsocenterPosition = [0.0, 0.0, 0.0]
     ds.PatientPosition = "HFS"
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -94,6 +96,11 @@ def rt_image_dataset(image: SimulatedImage) -> Dataset:
     ds.PixelData = stored.tobytes()
     ds["PixelData"].VR = "OW"
     return ds
+
+
+def _decimal(value: float) -> float:
+    """Round to what a decimal string of 16 characters holds."""
+    return round(value, 6)
 
 
 def _uid(what: str, name: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 Modality = Literal["kv", "mv"]
-MIN_SIGNAL = 1e-4
+MIN_SIGNAL = 1e-5  # relative to the brightest; a kV beam through 450 mm of shoulders leaves about that
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Exposure:
     modality: Modality
     water_per_mm: float
     bone_factor: float
-    scatter: float  # scatter-to-primary ratio
+    scatter: float  # share of the attenuated beam that arrives as scatter
     scatter_sigma_mm: float
     blur_sigma_mm: float
     noise: float  # relative standard deviation at unit signal; grows as signal falls
@@ -76,10 +76,10 @@ def sample_exposure(rng: np.random.Generator, modality: Modality) -> Exposure:
         modality=modality,
         water_per_mm=rng.uniform(0.016, 0.023) if kv else rng.uniform(0.0042, 0.0065),
         bone_factor=rng.uniform(0.8, 1.5) if kv else rng.uniform(0.4, 0.65),
-        scatter=rng.uniform(0.0, 0.4) if rng.random() < 0.5 or not kv else 0.0,
+        scatter=rng.uniform(0.0, 0.03) if kv else rng.uniform(0.05, 0.5),
         scatter_sigma_mm=rng.uniform(30.0, 90.0),
         blur_sigma_mm=rng.uniform(0.0, 0.9) if kv else rng.uniform(0.3, 1.4),
-        noise=float(np.exp(rng.uniform(np.log(0.0005), np.log(0.01 if kv else 0.02)))),
+        noise=float(np.exp(rng.uniform(np.log(0.0005), np.log(0.004 if kv else 0.02)))),
         gain_unevenness=rng.uniform(0.0, 0.08),
         response=rng.uniform(0.0, 0.7) if kv else rng.uniform(0.2, 1.0),
         couch_mm=rng.uniform(2.0, 40.0) if rng.random() < 0.5 else 0.0,
@@ -115,7 +115,8 @@ def expose(paths_mm: Tensor, grid_mm: Tensor, exposure: Exposure, rng: np.random
         fluence = fluence * field_mask(grid_mm, exposure.field)
     signal = fluence
     if exposure.scatter > 0:
-        signal = signal + exposure.scatter * blur(fluence, exposure.scatter_sigma_mm / mm_per_px)
+        source = fluence * exposure.water_per_mm * path  # open air scatters nothing
+        signal = signal + exposure.scatter * blur(source, exposure.scatter_sigma_mm / mm_per_px)
     if exposure.blur_sigma_mm > 0:
         signal = blur(signal, exposure.blur_sigma_mm / mm_per_px)
     if exposure.gain_unevenness > 0:

@@ -51,8 +51,8 @@ class TrainConfig:
     warm_up_steps: int = 60
     weight_decay: float = 1e-2
     ema: float = 0.995
-    poses: int = 48
-    negative_poses: int = 16
+    poses: int = 24
+    negative_poses: int = 8
     seed: int = 0
     save_every: int = 50
 

@@ -21,8 +21,10 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # noqa: BLE001 - ONNX Runtime raises bare exceptions of its own kinds
-            raise BackendFailed(f"ONNX Runtime {ort.__version__} cannot load this model: {exc}") from exc
+        except Exception as exc:  # ONNX Runtime raises bare exceptions of its own kinds
+            raise BackendFailed(
+                f"ONNX Runtime {ort.__version__} cannot load this model ({exc}); rebuild the release for this version"
+            ) from exc
         self._version = str(ort.__version__)
         self._precision = precision
         self._input = self._session.get_inputs()[0].name
@@ -30,8 +32,10 @@ class OnnxRuntimeBackend:
     def infer(self, batch: np.ndarray) -> Inference:
         try:
             peaks, heatmaps = self._session.run(["peaks", "heatmaps"], {self._input: batch})
-        except Exception as exc:  # noqa: BLE001
-            raise BackendFailed(f"ONNX Runtime {self._version} failed on a batch of shape {batch.shape}: {exc}") from exc
+        except Exception as exc:
+            raise BackendFailed(
+                f"ONNX Runtime {self._version} failed on a batch of shape {batch.shape} ({exc}); rebuild the release"
+            ) from exc
         return Inference(peaks, heatmaps)
 
     def describe(self) -> dict[str, str]:

@@ -82,6 +82,8 @@ class Output(_Frozen):
 class Result(_Frozen):
     """One image's result. Everything but ``timing_ms`` is the same each time the same file is processed."""
 
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # every entry is always written
+
     result_schema: Literal["landmarknet-edge/result/1"] = Field(default=RESULT_SCHEMA, alias="schema")
     status: Literal["ok", "no_landmarks", "refused"]
     reason: Annotated[str | None, Field(description="why the image was refused; null otherwise")]

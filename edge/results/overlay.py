@@ -4,61 +4,68 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from edge.preprocess import Placement
+from edge.preprocess import Placement, normalise
 from edge.records import Landmark, PortalImage
 
 LONG_SIDE = 1024
+LINE = 26  # the height of one line of the legend
 FOOTER = "Research use only: decision support, not a medical device. Model trained on simulated images."
-DISPLAY_PERCENTILES = (0.5, 99.5)
 SHADE = 0.55  # opacity of a heatmap at its full height
 COLOURS = ((255, 96, 96), (64, 220, 255), (255, 214, 64), (160, 255, 120), (255, 140, 255))
 MARKS = ("circle", "cross", "diamond", "square", "circle")  # colour is never the only carrier
+WHITE, DARK, RIM = (255, 255, 255), (16, 16, 16), (0, 0, 0)
+REACH = 8  # of a mark, from its middle
 
 
 def draw_overlay(
     image: PortalImage, landmarks: Sequence[Landmark], heatmaps: np.ndarray, placement: Placement, kinds: Sequence[str]
 ) -> bytes:
-    """Return a PNG. Less dose is drawn brighter, as on film: bone is white.
+    """Return a PNG. Less dose is drawn brighter, as on film: bone is white. Grey levels are the network's.
 
     ``heatmaps`` is (n, 288, 288) on sample sites, ``kinds`` names its rows.
     """
     height, width = image.pixels.shape
     zoom = LONG_SIDE / max(height, width)
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
-    canvas = Image.fromarray(_film(image.pixels)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
-    for colour, heatmap in zip(COLOURS, heatmaps, strict=False):
+    canvas = _film(image.pixels, size)
+    for colour, heatmap in zip(cycle(COLOURS), heatmaps, strict=False):
         shade = Image.fromarray(_shade(heatmap, placement, (height, width))).resize(size, Image.Resampling.BILINEAR)
         canvas.paste(Image.new("RGB", size, colour), mask=shade)
-    page = Image.new("RGB", (max(size[0], 760), size[1] + 26 * (len(kinds) + 1)), (16, 16, 16))
+    font = ImageFont.load_default(18)
+    page_width = max(size[0], ceil(font.getlength(FOOTER)) + 16)
+    page = Image.new("RGB", (page_width, size[1] + LINE * (len(kinds) + 1) + 4), DARK)
     page.paste(canvas, (0, 0))
     pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(18)
     for landmark in landmarks:
-        index = list(kinds).index(landmark.kind)
-        x, y = ((np.array(landmark.xy_px) + 0.5) * zoom).tolist()
-        _mark(pen, MARKS[index], x, y, COLOURS[index])
-        pen.text((x + 12, y - 10), f"{landmark.score:.2f}", fill=COLOURS[index], font=font)
+        x, y = ((np.array(landmark.xy_px) + 0.5) * size / (width, height) - 0.5).round().astype(int).tolist()
+        _draw_landmark(pen, list(kinds).index(landmark.kind), (x, y), f"{landmark.score:.2f}", size, font)
     for index, kind in enumerate(kinds):
-        y = size[1] + 26 * index + 13
-        _mark(pen, MARKS[index], 16, y, COLOURS[index])
+        y = size[1] + LINE * index + LINE // 2
+        _mark(pen, index, 16, y)
         count = sum(one.kind == kind for one in landmarks)
-        pen.text((34, y - 11), f"{kind.replace('_', ' ')}: {count}", fill=COLOURS[index], font=font)
-    pen.text((8, size[1] + 26 * len(kinds) + 2), FOOTER, fill=(255, 255, 255), font=font)
+        pen.text((34, y - 11), f"{kind.replace('_', ' ')}: {count}", fill=_colour(index), font=font)
+    pen.text((8, size[1] + LINE * len(kinds) + 2), FOOTER, fill=WHITE, font=font)
     return _png(page)
 
 
-def _film(pixels: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(pixels[::4, ::4], DISPLAY_PERCENTILES)
-    return (np.clip((high - pixels) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
+def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Equalise as for the network: a linear window gives nearly all greys to a collimator's shadow."""
+    if max(pixels.shape) > LONG_SIDE:
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    grey = ((1 - normalise(pixels)) * 127.5).astype(np.uint8)
+    return Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
 
 
 def _shade(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
     """Return the opacity (h, w) uint8 of one heatmap over the image's part of the network's square."""
-    full = np.repeat(np.repeat(heatmap, _pixels_of_site(heatmap.shape[0]), axis=0), _pixels_of_site(heatmap.shape[1]), 1)
+    rows, columns = (_pixels_of_site(sites) for sites in heatmap.shape)
+    full = np.repeat(np.repeat(heatmap, rows, axis=0), columns, axis=1)
     x, y = placement.offset
     placed = full[y : y + round(shape[0] * placement.scale[1]), x : x + round(shape[1] * placement.scale[0])]
     return (np.clip(placed, 0, 1) * SHADE * 255).astype(np.uint8)
@@ -68,18 +75,41 @@ def _pixels_of_site(sites: int) -> np.ndarray:
     return np.tile((1, 2, 1), sites // 3)
 
 
-def _mark(pen: ImageDraw.ImageDraw, mark: str, x: float, y: float, colour: tuple[int, int, int]) -> None:
-    r = 8
-    if mark == "circle":
-        pen.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=2)
-    elif mark == "diamond":
-        pen.polygon(((x, y - r), (x + r, y), (x, y + r), (x - r, y)), outline=colour, width=2)
-    elif mark == "square":
-        pen.rectangle((x - r, y - r, x + r, y + r), outline=colour, width=2)
-    else:
-        pen.line((x - r, y, x + r, y), fill=colour, width=2)
-        pen.line((x, y - r, x, y + r), fill=colour, width=2)
-    pen.point((x, y), fill=colour)
+def _colour(index: int) -> tuple[int, int, int]:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _draw_landmark(  # noqa: PLR0913 - where, what, and on what
+    pen: ImageDraw.ImageDraw,
+    index: int,
+    xy: tuple[int, int],
+    score: str,
+    size: tuple[int, int],
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> None:
+    """Draw the mark, and the score beside it where it stays inside the image."""
+    x, y = xy
+    _mark(pen, index, x, y)
+    right, length = x + REACH + 5, ceil(font.getlength(score))
+    left = right if right + length < size[0] else x - REACH - 5 - length
+    top = max(1, min(y - 11, size[1] - 24))
+    pen.text((left, top), score, fill=_colour(index), font=font, stroke_width=2, stroke_fill=RIM)
+
+
+def _mark(pen: ImageDraw.ImageDraw, index: int, x: int, y: int) -> None:
+    """Draw the kind's mark twice: a wider one in dark below it, so that it stands out on white, too."""
+    mark = MARKS[index % len(MARKS)]
+    for r, colour, width in ((REACH + 1, RIM, 5), (REACH, _colour(index), 3)):
+        box = (x - r, y - r, x + r, y + r)
+        if mark == "circle":
+            pen.ellipse(box, outline=colour, width=width)
+        elif mark == "diamond":
+            pen.polygon(((x, y - r), (x + r, y), (x, y + r), (x - r, y)), outline=colour, width=width)
+        elif mark == "square":
+            pen.rectangle(box, outline=colour, width=width)
+        else:
+            pen.line((x - r, y, x + r, y), fill=colour, width=width)
+            pen.line((x, y - r, x, y + r), fill=colour, width=width)
 
 
 def _png(page: Image.Image) -> bytes:

@@ -1,12 +1,14 @@
 """Builders of portal image files. They write the bytes themselves, so that a test can write what no library would."""
 
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 
 RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -121,6 +123,34 @@ def write(tmp_path):
         return path
 
     return to_file
+
+
+@pytest.fixture
+def lossless_jpeg(write):
+    """Return a function: one frame as a lossless JPEG codestream, by GDCM, the only encoder of it here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its bindings warn on import
+        import gdcm  # noqa: PLC0415
+
+    def encode(pixels, syntax):
+        path = write(dicom_bytes(pixels), "to_encode.dcm")
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        dataset = pydicom.dcmread(path)
+        assert dataset.file_meta.TransferSyntaxUID == syntax
+        return next(generate_frames(dataset.PixelData, number_of_frames=1))
+
+    return encode
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,245 @@
+import hashlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from edge.backends.function import FunctionBackend
+from edge.contract import read_contract
+from edge.engines import SHIPPED_RELEASE, Golden, open_engine, require_golden_answers
+from edge.errors import BackendFailed, BadRelease
+
+SPINOUS = [(20.0, 10.0, 0.9), (20.0, 30.0, 0.6)]
+CARINA = [(24.0, 20.0, 0.8)]
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def golden_bytes(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def release(tmp_path, contract, rows, tiny_model):
+    """Return a function that writes a release folder; ``model``, ``golden`` and ``entries`` replace what is right."""
+
+    def write(model=None, golden=None, **entries):
+        peaks = rows(SPINOUS, CARINA)
+        model = tiny_model(peaks) if model is None else model
+        if golden is None:
+            golden = golden_bytes(batches=np.zeros((2, 1, 1, 48, 48), np.int8), peaks=np.stack([peaks, peaks]))
+        document = json.loads(contract().model_dump_json(by_alias=True))
+        document |= {"model_sha256": sha256(model), "golden_sha256": sha256(golden)} | entries
+        (tmp_path / "model.onnx").write_bytes(model)
+        (tmp_path / "golden.npz").write_bytes(golden)
+        (tmp_path / "contract.json").write_text(json.dumps(document))
+        return tmp_path
+
+    return write
+
+
+def refused(folder, error=BadRelease):
+    """Return the message with which the release in ``folder`` is refused."""
+    with pytest.raises(error) as caught:
+        open_engine(folder, threads=1)
+    assert type(caught.value) is error
+    message = str(caught.value)
+    assert any(todo in message for todo in ("publish the release again", "name a release", "use a", "rebuild")), message
+    return message
+
+
+# --- a release on disk ---
+
+
+def test_a_release_that_keeps_its_promise_is_ready(release, rows):
+    folder = release()
+    engine = open_engine(folder, threads=1)
+    assert engine.contract == read_contract(folder / "contract.json")
+    assert engine.contract_sha256 == sha256((folder / "contract.json").read_bytes())
+    answer = engine.backend.infer(np.zeros((1, 1, 48, 48), np.float32))
+    assert np.array_equal(answer.peaks, rows(SPINOUS, CARINA))
+
+
+def test_the_shipped_release_keeps_its_promise_and_is_the_default(shipped):
+    assert shipped.contract == read_contract(SHIPPED_RELEASE / "contract.json")
+    assert shipped.contract_sha256 == sha256((SHIPPED_RELEASE / "contract.json").read_bytes())
+
+
+def test_the_shipped_release_has_the_form_that_the_design_promises(shipped):
+    promise = shipped.contract
+    assert (promise.input_size, promise.heatmap_size) == (384, 288)
+    assert [kind.kind for kind in promise.kinds] == ["spinous_process", "tracheal_bifurcation", "louis_angle"]
+    assert all(kind.at_most <= promise.rows_per_kind for kind in promise.kinds)
+    assert [kind.at_most for kind in promise.kinds][1:] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["contract.json", "model.onnx", "golden.npz"])
+def test_a_missing_file_is_named(release, name):
+    folder = release()
+    (folder / name).unlink()
+    message = refused(folder)
+    assert str(folder / name) in message
+    assert "No such file" in message
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_an_altered_file_is_named(release, name):
+    folder = release()
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    message = refused(folder)
+    assert str(folder / name) in message
+    assert "SHA-256" in message
+
+
+def test_the_shipped_model_with_one_bit_changed_is_not_loaded(tmp_path):
+    folder = shutil.copytree(SHIPPED_RELEASE, tmp_path / "release")
+    with (folder / "model.onnx").open("r+b") as file:
+        file.seek(1_000_000)
+        bit = file.read(1)[0] ^ 1
+        file.seek(1_000_000)
+        file.write(bytes([bit]))
+    assert "SHA-256" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"thresholds": 1}, "thresholds"),
+        ({"schema": "landmarknet-edge/contract/2"}, "schema"),
+        ({"model_sha256": "abc"}, "model_sha256"),
+        ({"flavour": "openvino"}, "flavour"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 1.5, "at_most": 1}]}, "kinds.0.threshold"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 0}]}, "kinds.0.at_most"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "sigma": 3}]}, "kinds.0.sigma"),
+        ({"input_size": "large"}, "input_size"),
+        ({"release": None}, "release"),
+    ],
+)
+def test_a_contract_of_another_sort_is_refused_and_its_entry_named(release, entries, said):
+    assert f"{said}: " in refused(release(**entries))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"contract"'])
+def test_what_is_no_contract_at_all_is_refused(release, text):
+    folder = release()
+    (folder / "contract.json").write_text(text)
+    assert "not a contract" in refused(folder)
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_a_release_for_another_backend_is_refused_by_its_name(release, flavour):
+    assert flavour in refused(release(flavour=flavour))
+
+
+def test_a_model_that_is_none_fails_in_the_backend(release):
+    assert "ONNX Runtime" in refused(release(model=b"not a model" * 100), BackendFailed)
+
+
+@pytest.mark.parametrize(
+    "golden",
+    [
+        b"not an archive",
+        b"",
+        golden_bytes(peaks=np.zeros((1, 2, 4, 3), np.float32)),
+        golden_bytes(batches=np.zeros((0, 1, 1, 48, 48), np.int8), peaks=np.zeros((0, 2, 4, 3), np.float32)),
+        golden_bytes(batches=np.zeros((2, 1, 1, 48, 48), np.int8), peaks=np.zeros((1, 2, 4, 3), np.float32)),
+        golden_bytes(batches=np.zeros((1, 1, 1, 64, 64), np.int8), peaks=np.zeros((1, 2, 4, 3), np.float32)),
+        golden_bytes(batches=np.zeros((1, 1, 1, 48, 48), np.int8), peaks=np.zeros((1, 3, 4, 3), np.float32)),
+        golden_bytes(batches=np.array([{}]), peaks=np.zeros((1, 2, 4, 3), np.float32)),
+    ],
+    ids=["garbage", "empty", "no inputs", "no images", "answers missing", "other size", "other kinds", "pickled"],
+)
+def test_golden_answers_that_prove_nothing_are_refused(release, golden):
+    assert "golden.npz" in refused(release(golden=golden))
+
+
+# --- golden answers ---
+
+
+@pytest.fixture
+def verdict(contract, rows):
+    """Return a function: the fault found in a backend that answers ``actual`` where ``expected`` is golden, or None."""
+
+    def judge(expected, actual, heatmap_size=36):
+        golden = Golden(np.zeros((1, 1, 1, 48, 48), np.float32), expected[None])
+        try:
+            require_golden_answers(FunctionBackend(lambda _: actual, heatmap_size), contract(), golden)
+        except BackendFailed as exc:
+            return str(exc)
+        return None
+
+    return judge
+
+
+def test_the_same_answers_pass(verdict, rows):
+    assert verdict(rows(SPINOUS, CARINA), rows(SPINOUS, CARINA)) is None
+
+
+def test_no_answers_pass_where_none_are_golden(verdict, rows):
+    assert verdict(rows([], []), rows([], [])) is None
+
+
+@pytest.mark.parametrize("moved", [(24.04, 20, 0.8), (24, 19.96, 0.8), (24.03, 20.03, 0.804), (24, 20, 0.796)])
+def test_a_peak_within_the_tolerances_passes(verdict, rows, moved):
+    # contract: 0.05 network px, 0.005 of the score
+    assert verdict(rows(SPINOUS, CARINA), rows(SPINOUS, [moved])) is None
+
+
+@pytest.mark.parametrize("moved", [(24.06, 20, 0.8), (24, 19.94, 0.8), (24.04, 20.04, 0.8), (24, 20, 0.807), (24, 20, 0.793)])
+def test_a_peak_that_moved_by_more_fails(verdict, rows, moved):
+    fault = verdict(rows(SPINOUS, CARINA), rows(SPINOUS, [moved]))
+    assert "golden image 0, tracheal_bifurcation: lost a peak at (24.00, 20.00) with score 0.800" in fault
+    assert "release small-1" in fault
+
+
+def test_a_lost_peak_fails(verdict, rows):
+    assert "spinous_process: lost a peak at (20.00, 30.00)" in verdict(rows(SPINOUS, CARINA), rows(SPINOUS[:1], CARINA))
+
+
+def test_a_gained_peak_fails(verdict, rows):
+    more = [*SPINOUS, (30, 40, 0.5)]
+    assert "spinous_process: gained a peak at (30.00, 40.00)" in verdict(rows(SPINOUS, CARINA), rows(more, CARINA))
+
+
+def test_peaks_that_change_kinds_fail(verdict, rows):
+    assert verdict(rows(CARINA, SPINOUS), rows(SPINOUS, CARINA)) is not None
+
+
+def test_the_order_of_equal_peaks_does_not_matter(verdict, rows):
+    assert verdict(rows(SPINOUS, CARINA), rows(SPINOUS[::-1], CARINA)) is None
+
+
+@pytest.mark.parametrize(("score", "passes"), [(0.49, True), (0.504, True), (0.506, False)])
+def test_a_peak_at_the_threshold_may_come_or_go(verdict, rows, score, passes):
+    # threshold 0.5, tolerance of the score 0.005
+    assert (verdict(rows([], [(24, 20, score)]), rows([], [])) is None) == passes
+    assert (verdict(rows([], []), rows([], [(24, 20, score)])) is None) == passes
+
+
+@pytest.mark.parametrize(
+    ("shape", "heatmap_size"), [((3, 4, 3), 36), ((2, 5, 3), 36), ((2, 4, 2), 36), ((2, 4, 3), 35)]
+)
+def test_answers_of_another_form_than_the_contract_s_fail(verdict, rows, shape, heatmap_size):
+    assert "shape" in verdict(rows([], []), np.full(shape, -1, np.float32), heatmap_size)
+
+
+def test_every_golden_image_is_asked(contract, rows):
+    asked = []
+
+    def answer(batch):
+        asked.append(float(batch[0, 0, 0, 0]))
+        return rows([], CARINA if asked[-1] == 2 else [])
+
+    batches = np.arange(3, dtype=np.float32).repeat(48 * 48).reshape(3, 1, 1, 48, 48)
+    golden = Golden(batches, np.stack([rows([], [])] * 3))
+    with pytest.raises(BackendFailed, match="golden image 2"):
+        require_golden_answers(FunctionBackend(answer, 36), contract(), golden)
+    assert asked == [0, 1, 2]

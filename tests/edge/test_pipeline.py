@@ -1,0 +1,296 @@
+import hashlib
+import io
+import json
+import os
+import tracemalloc
+from itertools import count
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge.backends.function import FunctionBackend
+from edge.engines import Engine
+from edge.errors import DamagedImage, EdgeError, ImageUnreadable, NotAnImage, ResultNameTaken, ResultsNotWritable
+from edge.pipeline import Pipeline
+from edge.portal_image import MAX_FILE_BYTES
+
+CONFIG = "d" * 64
+SPINOUS, CARINA = [(20.0, 30.0, 0.6), (21.0, 20.0, 0.7)], [(24.0, 25.0, 0.9)]
+STAGES = ["read", "preprocess", "infer", "landmarks", "overlay"]
+PLANTED = {
+    "PatientName": "Zyxwv^Planted",
+    "PatientID": "PID-424242",
+    "PatientBirthDate": "19470101",
+    "InstitutionName": "Planted Hospital",
+    "ReferringPhysicianName": "Planted^Doctor",
+    "RTImageLabel": "Zyxwv field 1",
+    "RTImageDescription": "Zyxwv PID-424242",
+}
+SECRETS = (b"Zyxwv", b"Planted", b"424242", b"19470101")
+
+
+@pytest.fixture
+def pipeline(engine):
+    return Pipeline(engine(SPINOUS, CARINA), CONFIG)
+
+
+@pytest.fixture
+def image(write, dicom, collimated):
+    """Return the path of a portal image of 192 x 256 px with a known geometry."""
+    return write(dicom(collimated()), "X.dcm")
+
+
+def document(path):
+    return json.loads(path.read_bytes())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- results ---
+
+
+def test_an_image_gets_its_landmarks_and_a_picture_beside_it(pipeline, image):
+    result = pipeline(image, None)
+    assert names(image.parent) == ["X.dcm", "X.landmarks.json", "X.landmarks.png"]
+    assert image.with_name("X.landmarks.json").read_bytes() == result.to_json()
+    published = document(image.with_name("X.landmarks.json"))
+    assert (published["status"], published["reason"]) == ("ok", None)
+    # 256 px on a grid of 48, 6 rows of padding above: x = (x' + 0.5) 256/48 - 0.5, y likewise after the padding
+    expected = [
+        ("spinous_process", 20.0, 20.0, 0.7, 21.0),
+        ("spinous_process", 20.0, 30.0, 0.6, 20.0),
+        ("tracheal_bifurcation", 24.0, 25.0, 0.9, 24.0),
+    ]
+    for entry, (kind, _, y_net, score, x_net) in zip(published["landmarks"], expected, strict=True):
+        assert (entry["kind"], entry["score"]) == (kind, score)
+        x_px, y_px = (x_net + 0.5) * 256 / 48 - 0.5, (y_net - 6 + 0.5) * 192 / 36 - 0.5
+        assert (entry["x_px"], entry["y_px"]) == pytest.approx((x_px, y_px), abs=5.1e-4)  # px; 3 decimals
+        # a centred panel, 0.8 mm a pixel, SAD/SID 1000/1500
+        x_mm, y_mm = (entry["x_px"] - 127.5) * 0.8 / 1.5, -(entry["y_px"] - 95.5) * 0.8 / 1.5
+        assert (entry["x_mm"], entry["y_mm"]) == pytest.approx((x_mm, y_mm), abs=1e-3)  # mm; 3 decimals of each
+
+
+def test_a_result_says_which_image_it_is_about(pipeline, image):
+    pipeline(image, None)
+    assert document(image.with_name("X.landmarks.json"))["image"] == {
+        "name": "X.dcm",
+        "sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "sop_instance_uid": "1.2.3.4",
+        "modality": "RTIMAGE",
+        "rows": 192,
+        "columns": 256,
+    }
+
+
+def test_a_result_says_what_made_it(pipeline, image, contract):
+    provenance = pipeline(image, None).provenance
+    promise = contract()
+    assert provenance.software.startswith("landmarknet-edge ")
+    assert (provenance.release, provenance.model_sha256) == (promise.release, promise.model_sha256)
+    assert (provenance.contract_sha256, provenance.config_sha256) == ("c" * 64, CONFIG)
+    assert provenance.backend["flavour"] == "function"
+
+
+def test_an_image_without_peaks_has_no_landmarks_and_a_picture(engine, image):
+    result = Pipeline(engine([], []), CONFIG)(image, None)
+    assert (result.status, result.reason, result.landmarks) == ("no_landmarks", None, ())
+    assert names(image.parent) == ["X.dcm", "X.landmarks.json", "X.landmarks.png"]
+
+
+def test_a_picture_file_has_landmarks_in_pixels_and_the_reason_why_not_in_millimetres(pipeline, write, collimated):
+    stream = io.BytesIO()
+    Image.fromarray(collimated()).save(stream, "PNG")
+    result = pipeline(write(stream.getvalue(), "X.png"), None)
+    assert result.status == "ok"
+    assert all(entry.x_mm is None and entry.y_mm is None for entry in result.landmarks)
+    assert result.geometry.status == "unknown"
+    assert "no geometry" in result.geometry.reason
+
+
+def test_the_outputs_that_a_result_lists_are_there_with_these_bytes(pipeline, image):
+    (output,) = pipeline(image, None).outputs
+    assert output.name == "X.landmarks.png"
+    assert hashlib.sha256(image.with_name(output.name).read_bytes()).hexdigest() == output.sha256
+
+
+def test_results_go_to_another_folder_where_one_is_named(pipeline, image, tmp_path):
+    (tmp_path / "results").mkdir()
+    pipeline(image, tmp_path / "results")
+    assert names(tmp_path / "results") == ["X.landmarks.json", "X.landmarks.png"]
+    assert names(tmp_path) == ["X.dcm", "results"]
+
+
+def test_without_overlay_there_is_no_picture(engine, image):
+    result = Pipeline(engine(SPINOUS, CARINA), CONFIG, overlay=False)(image, None)
+    assert names(image.parent) == ["X.dcm", "X.landmarks.json"]
+    assert result.outputs == ()
+    assert list(result.timing_ms) == STAGES[:-1]
+
+
+def test_every_stage_is_timed(engine, image):
+    ticks = count()  # a clock that moves on by 2 ms each time it is read: once before and once after a stage
+    pipeline = Pipeline(engine(SPINOUS, CARINA), CONFIG, clock=lambda: next(ticks) * 2e-3)
+    assert pipeline(image, None).timing_ms == dict.fromkeys(STAGES, 2.0)
+
+
+def test_the_same_file_twice_gives_the_same_bytes_but_for_the_times(pipeline, image):
+    first, picture = pipeline(image, None), image.with_name("X.landmarks.png").read_bytes()
+    second = pipeline(image, None)
+    assert second.model_copy(update={"timing_ms": {}}).to_json() == first.model_copy(update={"timing_ms": {}}).to_json()
+    assert image.with_name("X.landmarks.png").read_bytes() == picture
+
+
+def test_the_network_sees_the_preprocessed_image(contract, rows, image):
+    seen = []
+
+    def answer(batch):
+        seen.append(batch)
+        return rows(SPINOUS, CARINA)
+
+    Pipeline(Engine(FunctionBackend(answer, 36), contract(), "c" * 64), CONFIG)(image, None)
+    (batch,) = seen
+    assert (batch.shape, batch.dtype) == ((1, 1, 48, 48), np.float32)
+    assert (batch.min(), batch.max()) == (-1, 1)
+
+
+# --- refusals ---
+
+
+def test_a_damaged_image_gets_a_result_with_the_reason_and_no_picture(pipeline, write, dicom, collimated):
+    path = write(dicom(collimated())[:-1000], "X.dcm")
+    result = pipeline(path, None)
+    assert names(path.parent) == ["X.dcm", "X.landmarks.json"]
+    published = document(path.with_name("X.landmarks.json"))
+    assert published["status"] == "refused"
+    assert "X.dcm: " in published["reason"]
+    assert "cut short" in published["reason"]
+    assert published["image"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (published["landmarks"], published["geometry"], published["outputs"]) == ([], None, [])
+    assert list(result.timing_ms) == ["read"]
+
+
+def test_a_damaged_image_whose_rest_may_still_come_is_only_reported(pipeline, write, dicom, collimated):
+    path = write(dicom(collimated())[:-1000], "X.dcm")
+    with pytest.raises(DamagedImage):
+        pipeline(path, None, final=False)
+    assert names(path.parent) == ["X.dcm"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"SamplesPerPixel": 3}, {"NumberOfFrames": "2"}, {"RTImageSID": "0"}, {"RTImageSID": "-1500"}],
+    ids=lambda changes: "{}={}".format(*next(iter(changes.items()))),
+)
+def test_an_image_that_no_waiting_mends_is_refused_at_once(pipeline, write, dicom, collimated, changes):
+    path = write(dicom(collimated(), **changes), "X.dcm")
+    assert pipeline(path, None, final=False).status == "refused"
+    assert names(path.parent) == ["X.dcm", "X.landmarks.json"]
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "random bytes"])
+@pytest.mark.parametrize("final", [True, False])
+def test_nothing_is_written_beside_what_is_no_image(pipeline, write, data, final):
+    path = write(data, "X.dcm")
+    with pytest.raises(NotAnImage):
+        pipeline(path, None, final=final)
+    assert names(path.parent) == ["X.dcm"]
+
+
+def test_a_refusal_takes_the_place_of_a_result_and_removes_its_picture(pipeline, image):
+    pipeline(image, None)
+    image.write_bytes(image.read_bytes()[:-1000])
+    pipeline(image, None)
+    assert names(image.parent) == ["X.dcm", "X.landmarks.json"]
+
+
+def test_a_result_takes_the_place_of_a_refusal(pipeline, image):
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-1000])
+    assert pipeline(image, None).status == "refused"
+    image.write_bytes(whole)
+    assert pipeline(image, None).status == "ok"
+    assert document(image.with_name("X.landmarks.json"))["status"] == "ok"
+
+
+def test_a_file_far_too_large_is_refused_without_being_taken_into_memory(pipeline, tmp_path):
+    path = tmp_path / "X.dcm"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    tracemalloc.start()
+    try:
+        result = pipeline(path, None)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.status == "refused"
+    assert "limit" in result.reason
+    assert peak_bytes < 16 * 2**20  # the file has 256 MiB
+
+
+def test_a_file_that_vanishes_before_its_refusal_is_tried_again(contract, image):
+    def answer(_):
+        image.unlink()
+        raise DamagedImage("X.dcm: for the test; send it again")
+
+    pipeline = Pipeline(Engine(FunctionBackend(answer, 36), contract(), "c" * 64), CONFIG)
+    with pytest.raises(ImageUnreadable, match=r"X\.dcm.*No such file"):
+        pipeline(image, None)
+    assert names(image.parent) == []
+
+
+# --- other files ---
+
+
+def test_the_image_is_left_as_it_was(pipeline, image):
+    os.utime(image, ns=(10**18, 10**18))
+    before, data = image.stat(), image.read_bytes()
+    pipeline(image, None)
+    after = image.stat()
+    assert image.read_bytes() == data
+    kept = ("st_ino", "st_mode", "st_uid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_nlink")
+    assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
+
+
+def test_a_result_of_another_image_is_not_overwritten(pipeline, image):
+    pipeline(image, None)
+    before = image.with_name("X.landmarks.json").read_bytes()
+    image.with_name("X").write_bytes(image.read_bytes())
+    with pytest.raises(ResultNameTaken, match=r"X: .*belongs to X\.dcm"):
+        pipeline(image.with_name("X"), None)
+    assert image.with_name("X.landmarks.json").read_bytes() == before
+
+
+def test_a_results_folder_that_is_not_there_is_named(pipeline, image, tmp_path):
+    with pytest.raises(ResultsNotWritable, match="not there"):
+        pipeline(image, tmp_path / "results")
+
+
+# --- privacy ---
+
+
+def test_neither_the_patient_nor_the_hospital_is_named_in_any_output(pipeline, write, dicom, collimated):
+    path = write(dicom(collimated(), **PLANTED), "X.dcm")
+    assert all(secret in path.read_bytes() for secret in SECRETS)
+    assert pipeline(path, None).status == "ok"
+    for output in sorted({*path.parent.iterdir()} - {path}):
+        for secret in SECRETS:
+            assert secret not in output.read_bytes()
+            assert secret.decode() not in output.name
+    with Image.open(path.with_name("X.landmarks.png")) as picture:
+        assert picture.info == {}
+
+
+def test_no_reason_names_the_patient_wherever_the_file_is_cut(pipeline, write, dicom, collimated):
+    whole = dicom(collimated(64, 64, (10, 50, 10, 50)), **PLANTED)
+    header = len(whole) - 2 * 64 * 64
+    for length in [*range(1, header, 7), header, header + 1, len(whole) - 1]:
+        path = write(whole[:length], "X.dcm")
+        try:
+            said = pipeline(path, None).reason
+        except EdgeError as exc:
+            said = str(exc)
+        assert said
+        assert not any(secret.decode() in said for secret in SECRETS)
