@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +41,10 @@ def process(
         try:
             jobs = plan(files, results_dir)
         except Misuse as exc:
-            err.print(str(exc), markup=False, soft_wrap=True)
+            say(str(exc))
             raise typer.Exit(MISUSE) from exc
+        if not jobs:
+            say("nothing to process: no files but hidden ones and our own results")
         pipeline = open_pipeline(load_config(config))
         with Progress(console=err, transient=True, disable=len(jobs) < 2 or not err.is_terminal) as progress:
             task = progress.add_task("portal images", total=len(jobs))
@@ -51,7 +52,7 @@ def process(
             def tell(outcome: Outcome) -> None:
                 progress.advance(task)
                 if not as_json:
-                    progress.console.print(f"{outcome.image}: {outcome.summary}", markup=False, soft_wrap=True)
+                    say(f"{outcome.image}: {outcome.summary}")
 
             outcomes = process_all(jobs, pipeline, tell)
     if as_json:
@@ -59,7 +60,7 @@ def process(
         typer.echo(json.dumps(published, indent=2))
         for outcome in outcomes:
             if outcome.error:
-                err.print(f"{outcome.image}: {outcome.summary}", markup=False, soft_wrap=True)
+                say(f"{outcome.image}: {outcome.summary}")
     raise typer.Exit(0 if all(outcome.done for outcome in outcomes) else 1)
 
 
@@ -97,7 +98,8 @@ def demo(
     try:
         run_demo(samples, Console())
     except DemoError as exc:
-        err.print(str(exc), markup=False, soft_wrap=True)
+        for line in str(exc).splitlines():
+            say(line)
         raise typer.Exit(1) from exc
 
 
@@ -130,8 +132,15 @@ def stop_exits_with(status: int) -> Iterator[None]:
     try:
         yield
     except Stop as exc:
-        err.print(f"stopped: {exc}", markup=False, soft_wrap=True)
+        say(f"stopped: {exc}")
         raise typer.Exit(status) from exc
+
+
+def say(text: str) -> None:
+    """Print one line for a person to standard error. No file name can break it, colour it or forge another."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    err.print(line, markup=False, emoji=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -140,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

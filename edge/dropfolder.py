@@ -149,7 +149,7 @@ class _Hint(FileSystemEventHandler):
 
 def _inotify() -> BaseObserver:
     # not watchdog's Observer: that falls back to its polling one, which takes an unmounted share for deletions
-    from watchdog.observers.inotify import InotifyObserver  # noqa: PLC0415 - fails to import where there is no inotify
+    from watchdog.observers.inotify import InotifyObserver
 
     return InotifyObserver()
 

@@ -61,15 +61,13 @@ class Pipeline:
             inference = self.engine.backend.infer(batch)
         with watch.stage("landmarks"):
             shape = image.pixels.shape
-            landmarks = landmarks_from_peaks(
-                inference.peaks, contract, placement, (shape[0], shape[1]), image.geometry
-            )
+            landmarks = landmarks_from_peaks(inference.peaks, contract, placement, (shape[0], shape[1]), image.geometry)
         outputs = []
         if self.overlay:
             with watch.stage("overlay"):
                 kinds = [promise.kind for promise in contract.kinds]
                 picture = draw_overlay(image, landmarks, inference.heatmaps, placement, kinds)
-            outputs.append((result_stem(path.name) + OVERLAY_SUFFIX, picture))
+            outputs.append((result_stem(image_name(path)) + OVERLAY_SUFFIX, picture))  # text: the result lists it
         return self._result(image, landmarks, outputs, watch), outputs
 
     def _result(
@@ -140,7 +138,8 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
-        raise ImageUnreadable(f"{image_name(path)}: cannot be read just now ({exc.strerror}); it is tried again") from exc
+        name = image_name(path)
+        raise ImageUnreadable(f"{name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
 
 
 def _entry(landmark: Landmark) -> LandmarkEntry:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.errors import EdgeError, Stop
+from edge.errors import EdgeError, Refused, Stop
 from edge.pipeline import Pipeline
 from edge.results.document import Result
 from edge.results.publish import is_own_output, make_folder, mirrored_folder, result_path
@@ -42,16 +42,18 @@ class Outcome:
     def summary(self) -> str:
         """Return one line for a person."""
         if self.result is None:
-            return f"refused: {self.error}"
+            return f"{'refused' if isinstance(self.error, Refused) else 'not processed'}: {self.error}"
         if self.result.status == "refused":
             return f"refused: {self.result.reason}"
-        return f"{self.result.status}: {len(self.result.landmarks)} landmarks"
+        found = len(self.result.landmarks)
+        return f"{self.result.status}: {found} landmark{'s' * (found > 1)}" if found else self.result.status
 
 
 def plan(named: Sequence[Path], results_dir: Path | None) -> list[Job]:
-    """Return the files that are meant: those named, and all below named folders but dot files and our own outputs.
+    """Return the files that are meant: those named, and all below named folders but dot files.
 
-    Raises `Misuse`. Below ``results_dir`` the tree of a named folder is kept, so equal names do not meet.
+    Our own outputs never are: a shell's ``*`` names them after a first run. Below ``results_dir`` the tree of a named
+    folder is kept, so equal names do not meet. Raises `Misuse`.
     """
     jobs = []
     for path in named:
@@ -59,7 +61,7 @@ def plan(named: Sequence[Path], results_dir: Path | None) -> list[Job]:
             raise Misuse(f"{path}: no such file or folder; nothing was processed")
         if path.is_dir():
             jobs += [Job(file, mirrored_folder(file, path, results_dir)) for file in sorted(_files_below(path))]
-        else:
+        elif not is_own_output(path.name):
             jobs.append(Job(path, results_dir))
     _demand_different_results(jobs := list(dict.fromkeys(jobs)))
     return jobs
@@ -78,11 +80,16 @@ def _demand_different_results(jobs: Sequence[Job]) -> None:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_misnamed):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and not is_own_output(name):
                 yield Path(parent, name)
+
+
+def _misnamed(exc: OSError) -> None:
+    """Stop ``os.walk``, which would pass over a folder that it cannot list."""
+    raise Misuse(f"{exc.filename}: cannot be listed ({exc.strerror}); nothing was processed") from exc
 
 
 def process_all(jobs: Sequence[Job], pipeline: Pipeline, tell: Callable[[Outcome], None]) -> list[Outcome]:

@@ -35,9 +35,7 @@ class CtVolume:
 def read_ct(path: Path) -> CtVolume:
     """Read ``<patient>.nii.gz`` and, where it exists, ``<patient>.landmarks.json`` beside it."""
     volume = nib.load(path)
-    if not isinstance(volume, nib.Nifti1Image) or not np.allclose(
-        np.sign(np.diag(volume.affine)[:3]), (-1, -1, 1)
-    ):
+    if not isinstance(volume, nib.Nifti1Image) or not np.allclose(np.sign(np.diag(volume.affine)[:3]), (-1, -1, 1)):
         raise ValueError(f"{path}: expected a NIfTI volume whose axes run along L, P and S")
     ras_to_lps = np.array((-1.0, -1.0, 1.0))
     patient = path.name.removesuffix(".nii.gz")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from torch import Tensor
 from edge.preprocess import to_network_input
 from landmarknet.ct import CtVolume, read_ct
 from landmarknet.network import INPUT_SIZE, KINDS, STRIDES
+from landmarknet.pose import VIEWS, View, sample_pose
 from landmarknet.simulate import Field, Modality, expose, field_mask, sample_exposure
 from landmarknet.targets import level_heatmap, site_heatmap
 
-View = Literal["ap", "lateral"]
-GANTRY_DEG: dict[View, float] = {"ap": 0.0, "lateral": 90.0}
 CACHE_SIZE, CACHE_MM_PER_PX = 512, 0.8
 MIN_VISIBLE_TRANSMISSION = 0.1  # of the jaws, for what lies under them to count as shown
 NEGATIVE_SHARE, FIELD_ONLY_SHARE = 0.10, 0.05
@@ -70,9 +69,8 @@ class Sample(NamedTuple):
 
 def cache_views(ct_path: Path, cache: Path, poses: int, seed: int) -> list[CachedView]:
     """Return both views of a CT, projected once and kept under ``cache``."""
-    views: tuple[View, ...] = ("ap", "lateral")
     patient = ct_path.name.removesuffix(".nii.gz")
-    files = {view: cache / f"{patient}.{view}.{poses}.{seed}.npz" for view in views}
+    files = {view: cache / f"{patient}.{view}.{poses}.{seed}.npz" for view in VIEWS}
     if not all(f.exists() for f in files.values()):
         _project_views(read_ct(ct_path), files, poses, seed)
     return [_read_view(patient, view, file) for view, file in files.items()]
@@ -84,9 +82,7 @@ def _project_views(ct: CtVolume, files: dict[View, Path], poses: int, seed: int)
     projector = Projector(ct)
     for view, file in files.items():
         rng = np.random.default_rng([seed, len(view), *ct.patient.encode()])
-        projections = [
-            projector.project(sample_pose(ct, view, rng), CACHE_SIZE, CACHE_MM_PER_PX) for _ in range(poses)
-        ]
+        projections = [projector.project(sample_pose(ct, view, rng), CACHE_SIZE, CACHE_MM_PER_PX) for _ in range(poses)]
         file.parent.mkdir(parents=True, exist_ok=True)
         points = {kind: np.stack([p.points_px[kind] for p in projections]) for kind in ct.points_mm}
         paths = np.stack([p.paths_mm.astype(np.float16) for p in projections])
@@ -98,21 +94,6 @@ def _project_views(ct: CtVolume, files: dict[View, Path], poses: int, seed: int)
 def _read_view(patient: str, view: View, file: Path) -> CachedView:
     with np.load(file) as data:
         return CachedView(patient, view, data["paths_mm"], {k: data[k] for k in data.files if k != "paths_mm"})
-
-
-def sample_pose(ct: CtVolume, view: View, rng: np.random.Generator) -> "Pose":  # noqa: F821, UP037
-    """Draw a pose about a view, the isocentre in the mediastinum (or about the centre of a volume without labels)."""
-    from landmarknet.projection import Pose
-
-    carina = ct.points_mm.get("tracheal_bifurcation")
-    centre = carina[0] if carina is not None else ct.centre_mm
-    offset = rng.uniform((-30, -30, -90), (30, 30, 50)) if carina is not None else rng.uniform(-50, 50, 3)
-    return Pose(
-        isocentre_mm=tuple(float(v) for v in centre + offset),
-        gantry_deg=GANTRY_DEG[view] + float(np.clip(rng.normal(0, 4), -10, 10)),
-        tilt_deg=float(np.clip(rng.normal(0, 2.5), -6, 6)),
-        sad_mm=1000.0,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +112,7 @@ class TrainingSet:
         if draw < FIELD_ONLY_SHARE:
             return label(draw_empty_field(modality, rng))
         pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
-        return label(draw_case(pool[rng.integers(len(pool))], modality, rng))
+        return label(draw_case(pool[int(rng.integers(len(pool)))], modality, rng))
 
     def batches(self, size: int, start: int = 0) -> Iterator[Sample]:
         """Yield batches for ever, from batch number ``start``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ HeadForm = Literal["plain", "fast"]
 @dataclass(frozen=True)
 class NetworkConfig:
     """``resnet50`` at width 1 is the paper's network; the others are for a CPU."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # read from TOML by pydantic
 
     kinds: tuple[str, ...] = KINDS
     bottom_up: Literal["resnet50", "resnet18"] = "resnet50"
@@ -45,8 +47,10 @@ class NetworkConfig:
 
 
 class Prediction(NamedTuple):
-    """``heatmaps`` (B, n, S, S), S = 384 (plain) or 288 (fast); ``gate`` (B, n) before the sigmoid; ``by_level`` from
-    P1 to P4, each (B, n, 384/s, 384/s), empty unless asked for."""
+    """What the network says: ``heatmaps`` (B, n, S, S), S = 384 (plain) or 288 (fast).
+
+    ``gate`` is (B, n) before the sigmoid; ``by_level`` P1 to P4, each (B, n, 384/s, 384/s), empty unless asked for.
+    """
 
     heatmaps: Tensor
     gate: Tensor

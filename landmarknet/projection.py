@@ -14,19 +14,10 @@ import numpy as np
 from itk import RTK as rtk  # noqa: N811 - the module's own name
 
 from landmarknet.ct import CtVolume, tissue_densities
+from landmarknet.pose import Pose
 
 EXTRUDE_MM = 60.0  # repeat the first and last slice: a patient does not end where the CT does
 BEYOND = 2.0  # source-to-panel over SAD: RTK integrates up to the panel, so it must lie behind the patient
-
-
-@dataclass(frozen=True)
-class Pose:
-    """How the beam meets the patient. The isocentre is in LPS mm of the CT; SAD is the source-to-isocentre distance."""
-
-    isocentre_mm: tuple[float, float, float]
-    gantry_deg: float
-    tilt_deg: float = 0.0  # out of the gantry's plane
-    sad_mm: float = 1000.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -78,9 +79,10 @@ def torch_detector(network: LandmarkNet) -> Detect:
     """Return the exported graph's function, run by torch."""
     detector = LandmarkDetector(network, ROWS_PER_KIND, NMS_RADIUS_NET_PX).eval()
 
-    def detect(batch):  # type: ignore[no-untyped-def]
+    def detect(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return detector(torch.from_numpy(batch))[0].numpy()
+            peaks: np.ndarray = detector(torch.from_numpy(batch))[0].numpy()
+        return peaks
 
     return detect
 

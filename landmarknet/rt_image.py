@@ -66,7 +66,12 @@ def rt_image_dataset(image: SimulatedImage) -> Dataset:
     ds.StudyInstanceUID, ds.SeriesInstanceUID = _uid("study", image.patient), _uid("series", image.name)
     ds.FrameOfReferenceUID = _uid("frame", image.patient)
     ds.Modality, ds.Manufacturer, ds.SeriesNumber, ds.InstanceNumber = "RTIMAGE", "LandmarkNet Edge simulation", 1, 1
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "SIMULATED^PATIENT", f"SIM-{image.patient}", "", ""
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = (
+        "SIMULATED^PATIENT",
+        f"SIM-{image.patient}",
+        "",
+        "",
+    )
     for keyword in (
         "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID", "OperatorsName",
         "PositionReferenceIndicator",

@@ -50,9 +50,7 @@ class Exposure:
     field: Field | None
 
 
-CLEAN_DRR = Exposure(
-    "kv", 0.0205, 1.0, 0.0, 60.0, 0.2, 0.0, 0.0, response=0.3, couch_mm=0.0, graticule=0.0, field=None
-)
+CLEAN_DRR = Exposure("kv", 0.0205, 1.0, 0.0, 60.0, 0.2, 0.0, 0.0, response=0.3, couch_mm=0.0, graticule=0.0, field=None)
 PORTAL_6MV = Exposure(
     "mv",
     0.0049,

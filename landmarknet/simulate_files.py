@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from landmarknet.ct import CtVolume, read_ct
-from landmarknet.dataset import GANTRY_DEG, View, sample_pose
-from landmarknet.projection import Pose, Projection, Projector
+from landmarknet.pose import VIEWS, Pose, View, sample_pose, straight_pose
+from landmarknet.projection import Projection, Projector
 from landmarknet.rt_image import SimulatedImage, write_rt_image, write_truth
 from landmarknet.simulate import CLEAN_DRR, PORTAL_6MV, Exposure, expose
 
@@ -53,8 +53,7 @@ def simulate_files(ct_path: Path, output: Path, poses: int, seed: int) -> list[P
 def simulated_images(ct: CtVolume, poses: int, seed: int) -> Iterator[SimulatedImage]:
     """Yield the images, DRR before portal image of each pose."""
     projector = Projector(ct)
-    views: tuple[View, ...] = ("ap", "lateral")
-    for view in views:
+    for view in VIEWS:
         for number in range(poses):
             rng = np.random.default_rng([seed, number, len(view)])
             pose = straight_pose(ct, view) if number == 0 else sample_pose(ct, view, rng)
@@ -62,15 +61,14 @@ def simulated_images(ct: CtVolume, poses: int, seed: int) -> Iterator[SimulatedI
                 yield _image(ct, projector, pose, view, number, detector, rng)
 
 
-def straight_pose(ct: CtVolume, view: View) -> Pose:
-    """Return the pose at exactly 0 or 90 degrees, isocentre 40 mm below and behind the carina where there is one."""
-    carina = ct.points_mm.get("tracheal_bifurcation")
-    centre = ct.centre_mm if carina is None else carina[0] + (0.0, 5.0, -25.0)
-    return Pose((float(centre[0]), float(centre[1]), float(centre[2])), GANTRY_DEG[view])
-
-
 def _image(
-    ct: CtVolume, projector: Projector, pose: Pose, view: View, number: int, detector: Detector, rng: np.random.Generator
+    ct: CtVolume,
+    projector: Projector,
+    pose: Pose,
+    view: View,
+    number: int,
+    detector: Detector,
+    rng: np.random.Generator,
 ) -> SimulatedImage:
     size = max(detector.shape)
     projection = projector.project(pose, size, detector.mm_per_px)

@@ -11,17 +11,17 @@ import ctypes
 import math
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from landmarknet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_only
@@ -37,6 +37,8 @@ LOG_HEADER = ("step", "learning_rate", "heatmaps", "levels", "presence", "second
 @dataclass(frozen=True)
 class TrainConfig:
     """One training. Patients that are not named are never read: hold a patient out by leaving it out."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # read from TOML by pydantic
 
     ct_folder: str
     cache_folder: str
@@ -63,9 +65,7 @@ class TrainConfig:
 def read_train_config(path: Path) -> TrainConfig:
     """Read a TOML file whose keys are those of `TrainConfig`; its relative paths start at the working directory."""
     try:
-        return TypeAdapter(TrainConfig, config=ConfigDict(extra="forbid")).validate_python(
-            tomllib.loads(path.read_text())
-        )
+        return TypeAdapter(TrainConfig).validate_python(tomllib.loads(path.read_text()))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as exc:
         raise ValueError(f"{path}: not a training configuration: {exc}") from exc
 
@@ -90,16 +90,19 @@ def training_set(config: TrainConfig) -> TrainingSet:
     )
 
 
-def train(config: TrainConfig) -> Path:
-    """Train, or go on from ``output/last.pt``; return the path of ``weights.pt``, the averaged weights alone."""
+def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step: None) -> Path:
+    """Train, or go on from ``output/last.pt``; return the path of ``weights.pt``, the averaged weights alone.
+
+    ``after_save`` hears the number of steps done after each checkpoint, in a training of one process.
+    """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     training_set(config)  # project once, before the processes share the cache
     if config.processes == 1:
-        _train_process(0, config, "")
+        _train_process(0, config, "", after_save)
     else:
         rendezvous = f"file://{output.resolve()}/rendezvous.{time.time_ns()}"
-        mp.spawn(_train_process, args=(config, rendezvous), nprocs=config.processes)  # type: ignore[no-untyped-call]
+        spawn(_train_process, args=(config, rendezvous), nprocs=config.processes)
     save_checkpoint(output / "weights.pt", weights_only(load_checkpoint(output / "last.pt")))
     return output / "weights.pt"
 
@@ -113,13 +116,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TOP_PAD, 2**28)
 
 
-def _train_process(rank: int, config: TrainConfig, rendezvous: str) -> None:
+def _train_process(
+    rank: int, config: TrainConfig, rendezvous: str, after_save: Callable[[int], None] | None = None
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    model = _new_model(config.network).to(device, memory_format=torch.channels_last)
+    model = _new_model(config.network).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
     parallel: nn.Module = model
     if rendezvous:
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.processes)
@@ -142,6 +148,8 @@ def _train_process(rank: int, config: TrainConfig, rendezvous: str) -> None:
                     config.to_dict(),
                 )  # fmt: skip
                 save_checkpoint(last, checkpoint)
+                if after_save is not None:
+                    after_save(step + 1)
     if rendezvous:
         dist.destroy_process_group()
 
@@ -150,7 +158,8 @@ def _new_model(config: NetworkConfig) -> LandmarkNet:
     """Start with nearly empty heatmaps and open gates."""
     model = LandmarkNet(config, head="fast")
     for out in (model.heatmap_out, *model.by_level):
-        assert isinstance(out, nn.Conv2d) and out.bias is not None
+        assert isinstance(out, nn.Conv2d)
+        assert out.bias is not None
         nn.init.normal_(out.weight, std=0.01)
         nn.init.zeros_(out.bias)
     final = model.gate[-1]
@@ -171,7 +180,9 @@ def _batches(data: TrainingSet, config: TrainConfig, rank: int, start: int) -> I
     """Yield this process's share of each batch, from step ``start``."""
     for step in range(start, config.steps):
         first = step * config.batch
-        yield collate([data.sample(i) for i in islice(range(first, first + config.batch), rank, None, config.processes)])
+        yield collate(
+            [data.sample(i) for i in islice(range(first, first + config.batch), rank, None, config.processes)]
+        )
 
 
 def _step(

@@ -45,4 +45,3 @@ class OnnxRuntimeBackend:
             "precision": self._precision,
             "device": "cpu",
         }
-

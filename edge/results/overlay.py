@@ -43,8 +43,11 @@ def draw_overlay(
     page.paste(canvas, (0, 0))
     pen = ImageDraw.Draw(page)
     for landmark in landmarks:
+        index, score = list(kinds).index(landmark.kind), f"{landmark.score:.2f}"
         x, y = ((np.array(landmark.xy_px) + 0.5) * size / (width, height) - 0.5).round().astype(int).tolist()
-        _draw_landmark(pen, list(kinds).index(landmark.kind), (x, y), f"{landmark.score:.2f}", size, font)
+        _mark(pen, index, x, y)
+        where = _beside(x, y, font.getlength(score), size)
+        pen.text(where, score, fill=_colour(index), font=font, stroke_width=2, stroke_fill=RIM)
     for index, kind in enumerate(kinds):
         y = size[1] + LINE * index + LINE // 2
         _mark(pen, index, 16, y)
@@ -79,21 +82,11 @@ def _colour(index: int) -> tuple[int, int, int]:
     return COLOURS[index % len(COLOURS)]
 
 
-def _draw_landmark(  # noqa: PLR0913 - where, what, and on what
-    pen: ImageDraw.ImageDraw,
-    index: int,
-    xy: tuple[int, int],
-    score: str,
-    size: tuple[int, int],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> None:
-    """Draw the mark, and the score beside it where it stays inside the image."""
-    x, y = xy
-    _mark(pen, index, x, y)
-    right, length = x + REACH + 5, ceil(font.getlength(score))
-    left = right if right + length < size[0] else x - REACH - 5 - length
-    top = max(1, min(y - 11, size[1] - 24))
-    pen.text((left, top), score, fill=_colour(index), font=font, stroke_width=2, stroke_fill=RIM)
+def _beside(x: int, y: int, length_px: float, size: tuple[int, int]) -> tuple[float, int]:
+    """Return the left top of a score's letters: right of its mark, or left of it where the image ends."""
+    right = x + REACH + 5
+    left = right if right + length_px < size[0] else x - REACH - 5 - length_px
+    return left, max(1, min(y - 11, size[1] - 24))
 
 
 def _mark(pen: ImageDraw.ImageDraw, index: int, x: int, y: int) -> None:

@@ -130,7 +130,7 @@ def lossless_jpeg(write):
     """Return a function: one frame as a lossless JPEG codestream, by GDCM, the only encoder of it here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its bindings warn on import
-        import gdcm  # noqa: PLC0415
+        import gdcm
 
     def encode(pixels, syntax):
         path = write(dicom_bytes(pixels), "to_encode.dcm")

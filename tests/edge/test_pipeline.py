@@ -116,6 +116,13 @@ def test_the_outputs_that_a_result_lists_are_there_with_these_bytes(pipeline, im
     assert hashlib.sha256(image.with_name(output.name).read_bytes()).hexdigest() == output.sha256
 
 
+def test_the_outputs_of_a_name_that_is_no_text_are_listed_by_the_name_they_have(pipeline, image):
+    path = image.rename(image.with_name(os.fsdecode(b"\xe4.dcm")))
+    (output,) = pipeline(path, None).outputs
+    assert output.name == r"\xe4.landmarks.png"
+    assert hashlib.sha256(path.with_name(output.name).read_bytes()).hexdigest() == output.sha256
+
+
 def test_results_go_to_another_folder_where_one_is_named(pipeline, image, tmp_path):
     (tmp_path / "results").mkdir()
     pipeline(image, tmp_path / "results")
@@ -190,7 +197,9 @@ def test_an_image_that_no_waiting_mends_is_refused_at_once(pipeline, write, dico
     assert names(path.parent) == ["X.dcm", "X.landmarks.json"]
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "random bytes"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "random bytes"]
+)
 @pytest.mark.parametrize("final", [True, False])
 def test_nothing_is_written_beside_what_is_no_image(pipeline, write, data, final):
     path = write(data, "X.dcm")

@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_read_now_is_tried_again(tmp_path):
 
 
 def test_a_file_is_read_once(dicom, write, collimated, monkeypatch):
-    import os  # noqa: PLC0415
+    import os
 
     opened, true_open = [], os.open
     path = write(dicom(collimated()))

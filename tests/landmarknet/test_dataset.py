@@ -25,7 +25,7 @@ def view_with_a_ball(view="lateral", at=BALL_PX):
     rows, columns = np.indices((CACHE_SIZE, CACHE_SIZE))
     ball = np.hypot(columns - at[0], rows - at[1]) < 6
     paths = np.stack((np.full(ball.shape, 200.0), ball * 400.0)).astype(np.float16)
-    return CachedView("ball", view, paths[None], {kind: at[None, None] for kind in KINDS})
+    return CachedView("ball", view, paths[None], dict.fromkeys(KINDS, at[None, None]))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from landmarknet.ct import read_ct, tissue_densities
-from landmarknet.projection import Pose, Projector
+from landmarknet.pose import Pose
+from landmarknet.projection import Projector
 
 SIZE, MM = 160, 1.0
 

@@ -71,7 +71,9 @@ def test_transmission_is_what_the_jaws_let_through():
 def test_noise_grows_as_the_signal_falls():
     paths = torch.zeros(2, SIZE, SIZE)
     paths[0, :, SIZE // 2 :] = 200.0
-    noisy = replace(PORTAL_6MV, noise=0.02, scatter=0.0, gain_unevenness=0.0, blur_sigma_mm=0.0, couch_mm=0.0, field=None)
+    noisy = replace(
+        PORTAL_6MV, noise=0.02, scatter=0.0, gain_unevenness=0.0, blur_sigma_mm=0.0, couch_mm=0.0, field=None
+    )
     image = expose(paths, grid(), noisy, np.random.default_rng(0), lateral=False) + 1
     bright, dark = image[:, : SIZE // 2], image[:, SIZE // 2 :]
     assert float(dark.std() / dark.mean()) > 1.3 * float(bright.std() / bright.mean())

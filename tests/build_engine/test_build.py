@@ -1,0 +1,141 @@
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from build_engine.build import build_release
+from build_engine.export import export_onnx
+from build_engine.recipe import Recipe, RecipeError, read_recipe
+from edge.contract import KindContract
+from edge.engines import open_engine
+from landmarknet.checkpoint import Checkpoint, save_checkpoint
+from landmarknet.decode import LandmarkDetector
+from landmarknet.network import KINDS, LandmarkNet, NetworkConfig
+
+TINY = NetworkConfig(bottom_up="resnet18", width=0.125, head_width=0.0625)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = LandmarkNet(TINY).eval()
+    with torch.no_grad():  # spread the heatmaps, so that there are peaks to compare
+        network.heatmap_out.weight *= 20
+    return network
+
+
+@pytest.fixture(scope="module")
+def model(network):
+    return export_onnx(network)
+
+
+@pytest.fixture
+def recipe(tmp_path, network, samples):
+    checkpoint = tmp_path / "weights.pt"
+    save_checkpoint(checkpoint, Checkpoint(TINY, 1, network.state_dict(), {}, {}, {"patients": []}))
+    return Recipe(
+        release="test",
+        checkpoint=checkpoint,
+        output=tmp_path / "release",
+        golden_images=(samples / "lidc0002_ap_mv_00.dcm",),
+        kinds=tuple(KindContract(kind=kind, threshold=0.0, at_most=3) for kind in KINDS),
+    )
+
+
+@pytest.fixture(scope="module")
+def samples():
+    from pathlib import Path
+
+    return Path(__file__).parents[2] / "samples"
+
+
+def test_graph_has_the_promised_inputs_and_outputs(model):
+    session = ort.InferenceSession(model)
+    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [("image", [1, 1, 384, 384], "tensor(float)")]
+    assert [(o.name, o.shape) for o in session.get_outputs()] == [
+        ("peaks", [3, 24, 3]),
+        ("heatmaps", [3, 288, 288]),
+    ]
+
+
+def test_graph_gives_what_torch_gives(network, model):
+    image = torch.randn(1, 1, 384, 384, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        peaks, heatmaps = LandmarkDetector(network)(image)
+    session = ort.InferenceSession(model)
+    ours = session.run(["peaks", "heatmaps"], {"image": image.numpy()})
+    assert (peaks[:, :, 2] > 0).any(), "no peaks would equal anything"
+    assert abs(ours[1] - heatmaps.numpy()).max() < 1e-4 * float(heatmaps.abs().max())
+    confident = peaks[:, :8]  # further down, rounding may swap peaks of equal height
+    assert abs(ours[0][:, :8] - confident.numpy()).max() < 0.02  # px
+
+
+def test_graph_needs_no_full_resolution_tensor(model):
+    shapes = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph.value_info
+    largest = max(torch.Size(d.dim_value for d in value.type.tensor_type.shape.dim).numel() for value in shapes)
+    d_of_the_paper = 4 * TINY.channels(128) * 384 * 384
+    assert largest < d_of_the_paper / 2
+
+
+def test_graph_carries_no_path_of_the_machine_that_made_it(model):
+    assert b"site-packages" not in model
+    assert b"/landmarknet/" not in model
+
+
+def test_build_publishes_a_release_that_opens(recipe):
+    said = []
+    folder = build_release(recipe, said.append)
+    assert open_engine(folder, threads=1).contract.release == "test"
+    assert [line.split()[0] for line in said] == ["export", "verify", "publish"]
+    assert sorted(p.name for p in folder.iterdir()) == ["contract.json", "golden.npz", "model.onnx"]
+
+
+def test_build_again_keeps_the_model_card_and_leaves_nothing_behind(recipe):
+    build_release(recipe, lambda _: None)
+    (recipe.output / "MODEL_CARD.md").write_text("card")
+    build_release(recipe, lambda _: None)
+    assert (recipe.output / "MODEL_CARD.md").read_text() == "card"
+    assert sorted(p.name for p in recipe.output.parent.iterdir()) == ["release", "weights.pt"]
+
+
+def test_a_graph_that_computes_something_else_is_not_published(recipe, network, monkeypatch):
+    other = LandmarkNet(TINY).eval()
+    with torch.no_grad():
+        other.heatmap_out.weight *= 20
+    monkeypatch.setattr("build_engine.build.export_onnx", lambda _: export_onnx(other))
+    from edge.errors import BackendFailed
+
+    with pytest.raises(BackendFailed, match="golden image 0"):
+        build_release(recipe, lambda _: None)
+    assert not recipe.output.exists()
+
+
+def test_kinds_must_be_the_networks_own_in_its_order(recipe):
+    swapped = recipe.model_copy(update={"kinds": recipe.kinds[::-1]})
+    with pytest.raises(RecipeError, match="in its order"):
+        build_release(swapped, lambda _: None)
+
+
+def test_a_missing_checkpoint_is_named(recipe, tmp_path):
+    with pytest.raises(RecipeError, match=r"gone\.pt does not exist"):
+        build_release(recipe.model_copy(update={"checkpoint": tmp_path / "gone.pt"}), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("release = ", "not TOML"),
+        ('release = "x"', "checkpoint: Field required"),
+        ("colour = 1", "colour: Extra inputs"),
+    ],
+)
+def test_a_wrong_recipe_says_which_entry(tmp_path, text, said):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=said):
+        read_recipe(path)
+
+
+def test_the_recipe_of_the_shipped_release_is_understood(samples):
+    recipe = read_recipe(samples.parent / "build_engine/recipes/first_model.toml")
+    assert tuple(k.kind for k in recipe.kinds) == KINDS

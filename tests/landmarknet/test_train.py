@@ -1,0 +1,101 @@
+import csv
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from landmarknet.checkpoint import load_checkpoint, load_network
+from landmarknet.network import NetworkConfig
+from landmarknet.train import TrainConfig, learning_rate, read_train_config, train
+
+# narrower ones crash torch 2.13 in the bfloat16 backward of a convolution with 8 channels
+TINY = NetworkConfig(bottom_up="resnet18", width=0.25, head_width=0.125)
+
+
+@pytest.fixture
+def config(tmp_path, ball_ct):
+    folder = tmp_path / "ct"
+    folder.mkdir()
+    affine = np.diag((*(ball_ct.spacing_mm * (-1, -1, 1)), 1.0))
+    affine[:3, 3] = ball_ct.origin_mm * (-1, -1, 1)
+    nib.save(nib.Nifti1Image(ball_ct.hu, affine), folder / "lidc_ball.nii.gz")
+    carina = {"name": "carina", "world_lps": ball_ct.points_mm["tracheal_bifurcation"][0].tolist()}
+    (folder / "lidc_ball.landmarks.json").write_text(f'{{"landmarks": [{carina}]}}'.replace("'", '"'))
+    return TrainConfig(
+        ct_folder=str(folder),
+        cache_folder=str(tmp_path / "cache"),
+        output=str(tmp_path / "run"),
+        patients=("lidc_ball",),
+        negatives=(),
+        network=TINY,
+        steps=4,
+        batch=2,
+        processes=1,
+        poses=1,
+        save_every=2,
+    )
+
+
+class PowerCut(Exception):
+    pass
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(config, tmp_path):
+    whole = load_checkpoint(train(config))
+
+    stopped = replace(config, output=str(tmp_path / "stopped"))
+
+    def cut_after_two_steps(step):
+        if step == 2:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(stopped, after_save=cut_after_two_steps)
+    assert load_checkpoint(tmp_path / "stopped" / "last.pt").step == 2
+    resumed = load_checkpoint(train(stopped))
+
+    assert resumed.step == whole.step == 4
+    for name, tensor in whole.averaged.items():
+        assert torch.equal(tensor, resumed.averaged[name]), name
+
+
+def test_training_leaves_weights_alone_and_a_log(config, tmp_path):
+    weights = train(config)
+    checkpoint = load_checkpoint(weights)
+    assert checkpoint.raw == checkpoint.optimizer == {}
+    assert tuple(checkpoint.training["patients"]) == ("lidc_ball",)
+    assert not load_network(weights).training
+    with (tmp_path / "run" / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [0, 1, 2, 3]
+
+
+def test_two_processes_share_a_batch_and_train(config):
+    checkpoint = load_checkpoint(train(replace(config, processes=2, steps=2, save_every=2)))
+    assert checkpoint.step == 2
+    assert all(torch.isfinite(t).all() for t in checkpoint.averaged.values())
+
+
+def test_learning_rate_rises_and_falls_to_zero(config):
+    longer = replace(config, steps=1000, warm_up_steps=100)
+    rates = [learning_rate(step, longer) for step in range(1001)]
+    assert rates[99] == max(rates) == longer.peak_rate
+    assert rates[0] == pytest.approx(longer.peak_rate / 100)
+    assert rates[1000] == pytest.approx(0.0)
+
+
+def test_shipped_configuration_is_understood_and_holds_two_patients_out():
+    from pathlib import Path
+
+    config = read_train_config(Path(__file__).parents[2] / "landmarknet/configs/first_model.toml")
+    assert not {"lidc0002", "lidc0295"} & {*config.patients, *config.negatives}
+    assert config.network.bottom_up == "resnet18"
+
+
+def test_an_unknown_key_is_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text('ct_folder="a"\ncache_folder="b"\noutput="c"\npatients=[]\nnegatives=[]\nstep=3\n')
+    with pytest.raises(ValueError, match="step"):
+        read_train_config(path)
