@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import track
@@ -31,16 +31,13 @@ class DemoError(Exception):
 
 def run_demo(samples: Path, console: Console) -> None:
     """Run the demonstration on a folder of ``*.dcm`` with its ``truth.json``, and print a table."""
-    truth_file = samples / "truth.json"
-    if not truth_file.is_file():
-        raise DemoError(f"{samples}: holds no truth.json; name a folder that `landmarknet-train simulate` wrote")
-    truth = json.loads(truth_file.read_text())
+    truth = read_truth(samples)
     drop_folder = Path(tempfile.mkdtemp(prefix="landmarknet-edge-demo-"))
-    with watching(drop_folder):
+    with watching(drop_folder) as daemon:
         for name in truth["images"]:
             shutil.copyfile(samples / name, drop_folder / name)
         results = {
-            name: await_result(drop_folder / name)
+            name: await_result(drop_folder / name, daemon)
             for name in track(truth["images"], "waiting for results", console=console, transient=True)
         }
     console.print(table(truth["images"], results))
@@ -49,8 +46,21 @@ def run_demo(samples: Path, console: Console) -> None:
     console.print(f"results (*.landmarks.json) and overlays (*.landmarks.png): {drop_folder}", soft_wrap=True)
 
 
+def read_truth(samples: Path) -> dict[str, Any]:
+    """Return the ``truth.json`` of a folder of samples; raise `DemoError` unless it and its images are there."""
+    hint = "name a folder that `landmarknet-train simulate` wrote"
+    try:
+        truth = json.loads((samples / "truth.json").read_text())
+        missing = [name for name in truth["images"] if not (samples / name).is_file()]
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise DemoError(f"{samples}: holds no truth.json of ours ({exc}); {hint}") from exc
+    if missing:
+        raise DemoError(f"{samples}: lacks {', '.join(missing)}; {hint}")
+    return cast(dict[str, Any], truth)
+
+
 @contextmanager
-def watching(drop_folder: Path) -> Iterator[None]:
+def watching(drop_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Serve a folder by a `watch` of its own process, stopped cleanly at the end."""
     log_file = drop_folder / ".watch.log"
     with log_file.open("wb") as log:
@@ -58,7 +68,7 @@ def watching(drop_folder: Path) -> Iterator[None]:
             [sys.executable, "-m", "edge.cli", "watch", str(drop_folder)], stdout=log, stderr=log
         )
         try:
-            yield
+            yield daemon
         except DemoError as exc:
             raise DemoError(f"{exc}; the daemon said:\n{log_file.read_text(errors='replace')[-2000:]}") from exc
         finally:
@@ -68,36 +78,45 @@ def watching(drop_folder: Path) -> Iterator[None]:
         raise DemoError(f"the daemon ended with status {status}:\n{log_file.read_text(errors='replace')[-2000:]}")
 
 
-def await_result(image: Path) -> dict[str, Any]:
-    """Wait for the JSON result of an image."""
+def await_result(image: Path, daemon: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait for the JSON result of an image, as long as the daemon runs."""
     deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and daemon.poll() is None:
         result = read_result(result_path(image, None))
         if result is not None:
             return result
         time.sleep(LOOK_EVERY_S)
-    raise DemoError(f"{image.name}: no result within {PATIENCE_S:.0f} s")
+    ended = "before the daemon ended" if daemon.poll() is not None else f"within {PATIENCE_S:.0f} s"
+    raise DemoError(f"{image.name}: no result {ended}")
 
 
 def table(truth: dict[str, Any], results: dict[str, dict[str, Any]]) -> Table:
-    """Return one row per true landmark, and one per found landmark that is none."""
-    page = Table(title="landmarks found in simulated images of a patient that the network never saw")
-    for heading in ("image", "ms", "landmark"):
-        page.add_column(heading, justify="right" if heading == "ms" else "left")
-    for heading in ("x, y px", "x, y mm", "score", "error px", "error mm"):
-        page.add_column(heading, justify="right")
+    """Return, for each image, one row per true landmark, and one per found landmark that is none. 80 columns wide."""
+    page = Table(
+        title="landmarks found in simulated images of a patient that the network never saw",
+        caption=f"(x, y): the true place of one that was missed. extra: nothing of its kind within {NEAR_MM:.0f} mm.",
+        box=None,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    page.add_column("image\n  landmark", no_wrap=True)
+    for heading in ("x, y\npx", "x, y\nmm", "error\npx", "error\nmm", "\nscore", "\nms"):
+        page.add_column(heading, justify="right", no_wrap=True)
     for name, expected in truth.items():
         result = results[name]
-        first = (name, f"{sum(result['timing_ms'].values()):.0f}")
-        for row in rows(expected["landmarks"], result["landmarks"]):
-            page.add_row(*first, *row)
-            first = ("", "")
-        page.add_section()
+        page.add_row()
+        page.add_row(Path(name).stem, *[""] * 5, f"{sum(result['timing_ms'].values()):.0f}", style="bold")
+        for kind, *figures in rows(expected["landmarks"], result["landmarks"]):
+            page.add_row(f"  {kind.replace('_', ' ')}", *figures)
     return page
 
 
 def rows(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Pair each true landmark with the nearest found one of its kind, one to one, nearest pairs first."""
+    """Pair each true landmark with the nearest found one of its kind, one to one, nearest pairs first.
+
+    Yields kind, position in px and in mm, error in px and in mm, score; then what was found and is none.
+    """
     pairs = sorted(
         (_distance(t, f, "mm"), i, j)
         for i, t in enumerate(truth)
@@ -111,17 +130,21 @@ def rows(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> Iterator[t
     for i, t in enumerate(truth):
         if i in partner:
             f = found[partner[i]]
-            yield (*_described(f), f"{_distance(t, f, 'px'):.1f}", f"{_distance(t, f, 'mm'):.1f}")
+            yield _row(f, f"{_distance(t, f, 'px'):.1f}", f"{_distance(t, f, 'mm'):.1f}")
         else:
-            yield t["kind"], f"({t['x_px']:.1f}, {t['y_px']:.1f})", f"({t['x_mm']:.1f}, {t['y_mm']:.1f})", "", "", "missed"
+            yield t["kind"], f"({_place(t, 'px')})", f"({_place(t, 'mm')})", "", "missed", ""
     for j, f in enumerate(found):
         if j not in partner.values():
-            yield (*_described(f), "", "extra")
+            yield _row(f, "", "extra")
 
 
-def _described(found: dict[str, Any]) -> tuple[str, str, str, str]:
-    mm = "" if found["x_mm"] is None else f"{found['x_mm']:.1f}, {found['y_mm']:.1f}"
-    return found["kind"], f"{found['x_px']:.1f}, {found['y_px']:.1f}", mm, f"{found['score']:.2f}"
+def _row(found: dict[str, Any], error_px: str, error_mm: str) -> tuple[str, ...]:
+    return found["kind"], _place(found, "px"), _place(found, "mm"), error_px, error_mm, f"{found['score']:.2f}"
+
+
+def _place(one: dict[str, Any], unit: str) -> str:
+    x, y = one[f"x_{unit}"], one[f"y_{unit}"]
+    return "" if x is None else f"{x:.1f}, {y:.1f}"
 
 
 def _distance(truth: dict[str, Any], found: dict[str, Any], unit: str) -> float:

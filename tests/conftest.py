@@ -119,8 +119,6 @@ def tiny_model():
         constants = [numpy_helper.from_array(peaks, "p"), numpy_helper.from_array(zeros, "h")]
         nodes = [helper.make_node("Identity", [c], [name]) for c, name in (("p", "peaks"), ("h", "heatmaps"))]
         graph = helper.make_graph(nodes, "tiny", [value["image"]], [value["peaks"], value["heatmaps"]], constants)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
-        ).SerializeToString()
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
 
     return model

@@ -193,7 +193,9 @@ def test_a_peak_within_the_tolerances_passes(verdict, rows, moved):
     assert verdict(rows(SPINOUS, CARINA), rows(SPINOUS, [moved])) is None
 
 
-@pytest.mark.parametrize("moved", [(24.06, 20, 0.8), (24, 19.94, 0.8), (24.04, 20.04, 0.8), (24, 20, 0.807), (24, 20, 0.793)])
+@pytest.mark.parametrize(
+    "moved", [(24.06, 20, 0.8), (24, 19.94, 0.8), (24.04, 20.04, 0.8), (24, 20, 0.807), (24, 20, 0.793)]
+)
 def test_a_peak_that_moved_by_more_fails(verdict, rows, moved):
     fault = verdict(rows(SPINOUS, CARINA), rows(SPINOUS, [moved]))
     assert "golden image 0, tracheal_bifurcation: lost a peak at (24.00, 20.00) with score 0.800" in fault
