@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults gpu room-size schema pictures samples lock clean
+.PHONY: help demo test check bench faults gpu room-size schema examples samples lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,8 +46,8 @@ gpu: $(VENV)/.bench ## what needs an NVIDIA GPU; fails without one
 room-size: $(VENV)/.bench ## install the room from a wheel into a fresh environment and print its size
 	$(PYTEST) -m install -s
 
-pictures: $(VENV)/.room ## draw docs/images again from samples/
-	$(RUN)/python docs/draw_pictures.py
+examples: $(VENV)/.room ## make docs/examples and the picture of the README with the shipped release
+	$(RUN)/python docs/make_examples.py
 
 schema: $(VENV)/.room ## write docs/result.schema.json
 	$(RUN)/python -m edge.results.document > docs/result.schema.json

@@ -13,7 +13,7 @@ from edge.results.document import Result
 from edge.results.publish import is_own_output, make_folder, mirrored_folder, result_path
 
 
-class Misuse(Exception):  # noqa: N818 - of the command line; not part of the room's error tree
+class Misuse(Exception):
     """What was named cannot be meant: it does not exist, or two results would share one name."""
 
 

@@ -9,6 +9,7 @@ import copy
 import csv
 import ctypes
 import math
+import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -119,6 +120,7 @@ def keep_freed_memory() -> None:
 def _train_process(
     rank: int, config: TrainConfig, rendezvous: str, after_save: Callable[[int], None] | None = None
 ) -> None:
+    parent = os.getppid()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -138,6 +140,8 @@ def _train_process(
     began = time.monotonic()
     batches = _batches(training_set(config), config, rank, start)
     for step, sample in zip(range(start, config.steps), batches, strict=False):
+        if rendezvous and os.getppid() != parent:  # it was killed: do not write into the next run's checkpoints
+            raise SystemExit("the training was ended")
         terms = _step(parallel, optimizer, _to(sample, device), learning_rate(step, config), device)
         _update_average(averaged, model, min(config.ema, (step + 1) / (step + 10)))
         if rank == 0:

@@ -272,6 +272,16 @@ def test_a_result_of_another_image_is_not_overwritten(pipeline, image):
     assert image.with_name("X.landmarks.json").read_bytes() == before
 
 
+def test_an_image_whose_name_is_taken_costs_no_time_in_the_network(pipeline, contract, rows, image):
+    pipeline(image, None)
+    other, asked = image.with_name("X"), []
+    other.write_bytes(image.read_bytes())
+    backend = FunctionBackend(lambda batch: asked.append(batch) or rows(SPINOUS, CARINA), 36)
+    with pytest.raises(ResultNameTaken):
+        Pipeline(Engine(backend, contract(), "c" * 64), CONFIG)(other, None)
+    assert asked == []
+
+
 def test_a_results_folder_that_is_not_there_is_named(pipeline, image, tmp_path):
     with pytest.raises(ResultsNotWritable, match="not there"):
         pipeline(image, tmp_path / "results")

@@ -1,5 +1,13 @@
 import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -78,6 +86,46 @@ def test_two_processes_share_a_batch_and_train(config):
     assert all(torch.isfinite(t).all() for t in checkpoint.averaged.values())
 
 
+def test_processes_of_a_killed_training_end_with_it(config, tmp_path):
+    # two that were left behind once trained on beside the next run, both writing last.pt
+    endless = replace(config, processes=2, steps=10_000, save_every=10_000)
+    (tmp_path / "config.json").write_text(json.dumps(endless.to_dict()))
+    script = """
+import json, sys
+from landmarknet.network import NetworkConfig
+from landmarknet.train import TrainConfig, train
+data = json.load(open(sys.argv[1]))
+if __name__ == "__main__":
+    train(TrainConfig(**{**data, "network": NetworkConfig.from_dict(data["network"])}))
+"""
+    (tmp_path / "run.py").write_text(script)
+    command = [sys.executable, tmp_path / "run.py", tmp_path / "config.json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    training = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        await_(lambda: (tmp_path / "run" / "losses.csv").exists())
+        workers = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
+        training.kill()
+        training.wait()
+        await_(lambda: not any(is_running(pid) for pid in workers))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(training.pid, signal.SIGKILL)
+    assert len(workers) >= 2
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def await_(condition, patience_s=90):
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_learning_rate_rises_and_falls_to_zero(config):
     longer = replace(config, steps=1000, warm_up_steps=100)
     rates = [learning_rate(step, longer) for step in range(1001)]
@@ -87,8 +135,6 @@ def test_learning_rate_rises_and_falls_to_zero(config):
 
 
 def test_shipped_configuration_is_understood_and_holds_two_patients_out():
-    from pathlib import Path
-
     config = read_train_config(Path(__file__).parents[2] / "landmarknet/configs/first_model.toml")
     assert not {"lidc0002", "lidc0295"} & {*config.patients, *config.negatives}
     assert config.network.bottom_up == "resnet18"
