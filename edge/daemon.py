@@ -84,7 +84,7 @@ def action_for(kind: type[EdgeError]) -> Action:
     return next(ACTIONS[ancestor] for ancestor in kind.__mro__ if ancestor in ACTIONS)
 
 
-def watch(  # noqa: PLR0913 - clock and sleep are arguments so that no test waits
+def watch(
     config: Config,
     process: Process,
     *,

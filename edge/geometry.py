@@ -81,7 +81,7 @@ class ImageGeometry:
         return np.array(self.first_pixel_mm) * (self.sad_mm / self.sid_mm), np.array([x, -y])
 
 
-class _NoGeometry(Exception):  # noqa: N818 - not an error: the reason why an image has pixels only
+class _NoGeometry(Exception):
     """The millimetres cannot be trusted; the text says why."""
 
 

@@ -103,7 +103,7 @@ if __name__ == "__main__":
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     training = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        await_(lambda: (tmp_path / "run" / "losses.csv").exists())
+        await_((tmp_path / "run" / "losses.csv").exists)
         workers = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()
         training.kill()
         training.wait()
