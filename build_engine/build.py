@@ -41,12 +41,24 @@ def build_release(recipe: Recipe, say: Callable[[str], None]) -> Path:
     backend = OnnxRuntimeBackend(model, threads=1, precision="fp32")
     golden = _golden_file(backend, golden_inputs)
     contract = _contract(recipe, model, golden)
+    _demand_proof(contract, golden)
     say(f"verify against PyTorch on {len(golden_inputs)} golden images")
     require_golden_answers(backend, contract, _torch_answers(network, golden_inputs))
     say(f"publish {recipe.output}")
     publish(recipe.output, {MODEL_FILE: model, "golden.npz": golden, "contract.json": _json(contract)})
-    open_engine(recipe.output, threads=1)
     return recipe.output
+
+
+def _demand_proof(contract: Contract, golden: bytes) -> None:
+    """Golden answers without a landmark of a kind would prove nothing about that kind."""
+    with np.load(io.BytesIO(golden)) as arrays:
+        best = arrays["peaks"][:, :, :, 2].max(axis=(0, 2))
+    for promise, score in zip(contract.kinds, best, strict=True):
+        if score < promise.threshold + contract.golden_tolerance_score:
+            raise RecipeError(
+                f"no golden image shows a {promise.kind} above its threshold {promise.threshold} (best {score:.3f}); "
+                "name golden images that do"
+            )
 
 
 def _golden_input(path: Path) -> np.ndarray:
@@ -94,7 +106,7 @@ def _json(contract: Contract) -> bytes:
 
 
 def publish(folder: Path, files: dict[str, bytes]) -> None:
-    """Replace a release folder by one with these files; files of other names (a model card) are kept."""
+    """Replace a release folder by one with these files, once it opens; files of other names (a model card) are kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -103,7 +115,9 @@ def publish(folder: Path, files: dict[str, bytes]) -> None:
         for name, data in files.items():
             (staged / name).write_bytes(data)
         staged.chmod(0o755)
+        open_engine(staged, threads=1)
         previous = folder.with_name(f".{folder.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
         if folder.is_dir():
             folder.rename(previous)
         staged.rename(folder)

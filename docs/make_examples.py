@@ -12,6 +12,7 @@ from PIL import Image
 from edge.config import Config
 from edge.engines import open_engine
 from edge.pipeline import Pipeline
+from edge.results.publish import result_path
 
 DOCS = Path(__file__).parent
 SAMPLES = DOCS.parent / "samples"
@@ -48,7 +49,7 @@ def write_results(pipeline: Pipeline, folder: Path) -> None:
     Image.fromarray(np.broadcast_to(ramp, (384, 384))).save(folder / "no_landmarks.png")
     for image in (folder / "ok.dcm", folder / "refused.dcm", folder / "no_landmarks.png"):
         result = pipeline(image, None)
-        (DOCS / "examples" / f"{result.status}.landmarks.json").write_bytes(result.to_json())
+        (DOCS / "examples" / result_path(image, None).name).write_bytes(result.to_json())
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def open_pipeline(config: Config) -> Pipeline:
     from edge.engines import open_engine
     from edge.pipeline import Pipeline
 
-    return Pipeline(open_engine(config.release, config.threads or 1), config.sha256(), config.overlay)
+    return Pipeline(open_engine(config.release, config.threads), config.sha256(), config.overlay)
 
 
 @contextmanager

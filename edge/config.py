@@ -50,7 +50,7 @@ class Config(_Frozen):
     sweep_s: Seconds = 5.0  # at the latest, list the drop folders again
     incomplete_after_s: Seconds = 300.0  # how long the rest of a damaged image may still arrive
     release: AbsolutePath | None = None  # a release folder; None: the release that came with this version
-    threads: Count | None = None  # for the backend; None: it decides
+    threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
     overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -46,10 +47,14 @@ class Contract(_Frozen):
     kinds: tuple[KindContract, ...]
 
 
-def read_contract(path: Path) -> Contract:
-    """Read ``contract.json``; raise `BadRelease` saying which entry is wrong."""
+def read_contract(path: Path) -> tuple[Contract, str]:
+    """Read ``contract.json`` and return it with its SHA-256; raise `BadRelease` saying which entry is wrong.
+
+    Nothing vouches for the contract itself: signed releases belong to the engine builder.
+    """
     try:
-        return Contract.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+        return Contract.model_validate_json(data), hashlib.sha256(data).hexdigest()
     except OSError as exc:
         raise BadRelease(f"{path}: cannot be read ({exc.strerror}); name a release folder that holds one") from exc
     except ValidationError as exc:

@@ -44,6 +44,9 @@ def run_demo(samples: Path, console: Console) -> None:
     console.print(f"{truth['notice']}. {NOTICE}", soft_wrap=True)
     console.print("; ".join(truth["attribution"]), soft_wrap=True)
     console.print(f"results (*.landmarks.json) and overlays (*.landmarks.png): {drop_folder}", soft_wrap=True)
+    lost = [name for name, result in results.items() if result["status"] != "ok"]
+    if lost:
+        raise DemoError(f"no landmarks in {', '.join(lost)}: this installation does not do what it should")
 
 
 def read_truth(samples: Path) -> dict[str, Any]:

@@ -194,22 +194,22 @@ def _decode(header: _Header, syntax: uid.UID) -> StoredImage:
         geometry=image_geometry(tags, shape, name),
         gain=slope,
         offset=header.number("RescaleIntercept", 0.0),
-        sign=_sign(header, slope),
+        sign=_sign(header),
         sop_instance_uid=header.text("SOPInstanceUID"),  # may be an illegal UID: kept as it is
         modality=header.text("Modality"),
     )
 
 
-def _sign(header: _Header, slope: float) -> int | None:
-    """Return the polarity attribute where it is beyond doubt.
+def _sign(header: _Header) -> int | None:
+    """Return the polarity attribute, or None where it is absent or neither 1 nor -1.
 
-    PS3.3 C.8.11.3.1.2 relates STORED values to beam intensity: +1 = lower values mean less. Software in the field
-    applies the sign after rescaling. The two differ for a negative slope, and then the image's content decides.
+    PS3.3 C.8.11.3.1.2: +1 = lower values mean less beam intensity. It is applied after rescaling, as software in the
+    field does, so that a file and its copy with inverted values and a negative slope are one image.
     MONOCHROME1 and 2 say how to display, and files lie about it: never used.
     """
     raw = header.raw(SIGN_TAG) or b""
     value = int.from_bytes(raw, "little", signed=True) if len(raw) == 2 else 0
-    return value if value in {1, -1} and slope > 0 else None
+    return value if value in {1, -1} else None
 
 
 def _shape(header: _Header) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge.backends import Backend, Inference
 from edge.contract import Contract, read_contract
-from edge.errors import BackendFailed, BadRelease
+from edge.errors import BackendFailed, BadRelease, InferenceFailed
 
 SHIPPED_RELEASE = Path(__file__).parent / "release"
 GOLDEN_INPUT_SCALE = 127.0  # golden inputs are stored as int8
@@ -40,7 +40,7 @@ def open_engine(release: Path | None, threads: int) -> Engine:
     ``None`` is the release that is shipped with this package. Raises `BadRelease` or `BackendFailed`.
     """
     folder = release or SHIPPED_RELEASE
-    contract = read_contract(folder / "contract.json")
+    contract, contract_sha256 = read_contract(folder / "contract.json")
     model = _checked_bytes(folder / contract.model_file, contract.model_sha256)
     golden = read_golden(folder, contract)
     if contract.flavour != "onnxruntime":
@@ -49,8 +49,7 @@ def open_engine(release: Path | None, threads: int) -> Engine:
 
     backend = OnnxRuntimeBackend(model, threads, contract.precision)
     require_golden_answers(backend, contract, golden)
-    digest = hashlib.sha256((folder / "contract.json").read_bytes()).hexdigest()
-    return Engine(backend, contract, digest)
+    return Engine(backend, contract, contract_sha256)
 
 
 def read_golden(folder: Path, contract: Contract) -> Golden:
@@ -75,7 +74,10 @@ def read_golden(folder: Path, contract: Contract) -> Golden:
 def require_golden_answers(backend: Backend, contract: Contract, golden: Golden) -> None:
     """Raise `BackendFailed` where a landmark of the golden answers is missing, moved, or joined by another."""
     for number, (batch, expected) in enumerate(zip(golden.batches, golden.peaks, strict=True)):
-        inference = backend.infer(batch)
+        try:
+            inference = backend.infer(batch)
+        except InferenceFailed as exc:
+            raise BackendFailed(f"golden image {number}: {exc}; release {contract.release} cannot run here") from exc
         _demand_form(inference, contract)
         for promise, want, have in zip(contract.kinds, expected, inference.peaks, strict=True):
             fault = _difference(want, have, promise.threshold, contract)

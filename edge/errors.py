@@ -9,11 +9,12 @@
     │   └── ResultNameTaken     the result's name belongs to another image; nothing is overwritten
     ├── TryAgain                the surroundings: back off, come back to the same file
     │   ├── ImageUnreadable     the operating system could not read the file just now
+    │   ├── InferenceFailed     the backend failed on an image it was ready for: device, memory
     │   ├── FolderUnavailable   a drop folder vanished or cannot be listed
     │   └── ResultsNotWritable  a result could not be stored: permissions, space, share
     └── Stop                    this process: exit, a restart cannot help (status 78)
         ├── BadConfig           the configuration does not say what to do
-        ├── BadRelease          the engine release is missing, altered or inconsistent
+        ├── BadRelease          the engine release is missing, or does not match its own contract
         └── BackendFailed       the backend cannot run the release, or does not reproduce its golden answers
 
 Foreign exceptions are translated where they enter, with ``from``. A message says what happened, to which file, and
@@ -65,6 +66,10 @@ class ImageUnreadable(TryAgain):
     """The operating system could not read the file just now."""
 
 
+class InferenceFailed(TryAgain):
+    """The backend failed on an image although it was ready: a device fault, memory."""
+
+
 class FolderUnavailable(TryAgain):
     """A drop folder vanished or cannot be listed."""
 
@@ -84,7 +89,7 @@ class BadConfig(Stop):
 
 
 class BadRelease(Stop):
-    """The engine release is missing, altered or inconsistent."""
+    """The engine release is missing, or does not match its own contract."""
 
 
 class BackendFailed(Stop):

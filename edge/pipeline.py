@@ -20,6 +20,7 @@ from edge.records import Landmark, PortalImage
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
 from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
+from edge.settle import Signature, signature_of
 
 OVERLAY_SUFFIX = ".landmarks.png"
 
@@ -42,12 +43,15 @@ class Pipeline:
         target = result_path(image, results_dir)
         claim_name(image, target)
         watch = Stopwatch(self.clock)
+        before = _signature(image)
         try:
             result, outputs = self._make(image, watch)
         except Refused as exc:
             if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
                 raise
             result, outputs = self._refusal(image, str(exc), watch), []
+        if _signature(image) != before:  # its result would be younger than the new bytes, and look like theirs
+            raise ImageUnreadable(f"{image_name(image)}: changed while it was read; it is tried again")
         publish([(target.with_name(name), data) for name, data in outputs], (target, result.to_json()))
         return result
 
@@ -130,6 +134,14 @@ class Stopwatch:
             yield
         finally:
             self.timing_ms[name] = round((self.clock() - began) * 1e3, 3)
+
+
+def _signature(path: Path) -> Signature | None:
+    """Return what tells this version of the file from the next; None where there is no file to ask."""
+    try:
+        return signature_of(path.stat())
+    except OSError:
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -49,6 +49,8 @@ def dose_sign(pixels: np.ndarray) -> tuple[int, str]:
 
     ``pixels`` is (H, W) float32, finite. ``dose_sign(-pixels)`` is the opposite, except for `UNDECIDED`: +1.
     """
+    if min(pixels.shape) * _GRID_PX < 16 * max(pixels.shape):
+        return 1, UNDECIDED  # a strip: reduced, it would have fewer than 16 rows or columns
     image = _reduce(pixels)
     if min(image.shape) < 16:
         return 1, UNDECIDED

@@ -57,6 +57,8 @@ def read_portal_image(path: Path, max_bytes: int = MAX_FILE_BYTES, *, name: str 
             raise
         except EdgeError:
             raise
+        except MemoryError as exc:
+            raise ImageUnreadable(f"{name}: no memory to decode it just now; it is tried again") from exc
         except Exception as exc:  # hostile files raise anything; foreign errors end here
             raise DamagedImage(f"{name}: cannot be decoded ({_said(exc)}); send it again") from exc
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from landmarknet.network import HeadForm, LandmarkNet, NetworkConfig
 
+MACHINE_KEYS = ("ct_folder", "cache_folder", "output")
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -26,8 +28,9 @@ class Checkpoint:
 
 
 def weights_only(checkpoint: Checkpoint) -> Checkpoint:
-    """Return what is worth shipping: the averaged weights, and the record of how they came about."""
-    return replace(checkpoint, raw={}, optimizer={})
+    """Return what is worth shipping: the averaged weights and how they came about, without folders of this machine."""
+    training = {key: value for key, value in checkpoint.training.items() if key not in MACHINE_KEYS}
+    return replace(checkpoint, raw={}, optimizer={}, training=training)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

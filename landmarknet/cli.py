@@ -59,7 +59,7 @@ def thresholds(
     per_view: Annotated[int, typer.Option(min=1, help="images per view and modality")] = 40,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Print the thresholds of best F1 on validation patients, ready for a build recipe."""
+    """Print the thresholds of (nearly) best F1 on validation patients, ready for a build recipe."""
     from landmarknet.report import threshold_table
 
     typer.echo(threshold_table(checkpoint, ct, cache, per_view, seed))

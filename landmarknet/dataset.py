@@ -6,7 +6,7 @@ Sample i of a seed is always the same image, whatever came before: a resumed tra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from landmarknet.simulate import Field, Modality, expose, field_mask, sample_exp
 from landmarknet.targets import level_heatmap, site_heatmap
 
 CACHE_SIZE, CACHE_MM_PER_PX = 512, 0.8
+CACHE_VERSION = 2  # raise it whenever projections change: 1 held half of the patient (docs/adr/0002)
 MIN_VISIBLE_TRANSMISSION = 0.1  # of the jaws, for what lies under them to count as shown
 NEGATIVE_SHARE, FIELD_ONLY_SHARE = 0.10, 0.05
 SPINOUS_MARGIN_MM = 12.0  # beyond the first and last labelled tip nobody said whether there is one
@@ -70,7 +71,7 @@ class Sample(NamedTuple):
 def cache_views(ct_path: Path, cache: Path, poses: int, seed: int) -> list[CachedView]:
     """Return both views of a CT, projected once and kept under ``cache``."""
     patient = ct_path.name.removesuffix(".nii.gz")
-    files = {view: cache / f"{patient}.{view}.{poses}.{seed}.npz" for view in VIEWS}
+    files = {view: cache / f"{patient}.{view}.{poses}.{seed}.v{CACHE_VERSION}.npz" for view in VIEWS}
     if not all(f.exists() for f in files.values()):
         _project_views(read_ct(ct_path), files, poses, seed)
     return [_read_view(patient, view, file) for view, file in files.items()]
@@ -98,7 +99,7 @@ def _read_view(patient: str, view: View, file: Path) -> CachedView:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Endless samples: ``labelled`` patients, and ``negatives`` that show none of the kinds."""
+    """A source of samples: ``labelled`` patients, and ``negatives`` that show none of the kinds."""
 
     labelled: Sequence[CachedView]
     negatives: Sequence[CachedView]
@@ -113,13 +114,6 @@ class TrainingSet:
             return label(draw_empty_field(modality, rng))
         pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
         return label(draw_case(pool[int(rng.integers(len(pool)))], modality, rng))
-
-    def batches(self, size: int, start: int = 0) -> Iterator[Sample]:
-        """Yield batches for ever, from batch number ``start``."""
-        batch = start
-        while True:
-            yield collate([self.sample(batch * size + i) for i in range(size)])
-            batch += 1
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

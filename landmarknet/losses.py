@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landmarknet.dataset import Sample
-from landmarknet.fast_head import site_weights
+from landmarknet.fast_head import site_weights, to_full_resolution
 from landmarknet.network import STRIDES, Prediction
 from landmarknet.targets import SIGMA_NET_PX, level_sigma
 
@@ -19,7 +19,10 @@ LEVEL_SHARE, PRESENCE_SHARE = 0.25, 0.05
 
 def loss_terms(prediction: Prediction, sample: Sample) -> dict[str, Tensor]:
     """Return the weighted terms whose sum is the loss."""
-    sites = site_weights(sample.target.shape[-1], sample.target)[..., 0]
+    target, weight = sample.target, sample.mask * site_weights(sample.target.shape[-1], sample.target)[..., 0]
+    if prediction.heatmaps.shape != target.shape:  # the plain head: the same target, each pixel for itself
+        target = to_full_resolution(target)
+        weight = to_full_resolution(sample.mask.expand_as(sample.target))
     levels = [
         peak_loss(p.float(), t, F.interpolate(sample.mask, size=(t.shape[-2], 1)), level_sigma(stride))
         for p, t, stride in zip(prediction.by_level, sample.by_level, STRIDES, strict=True)
@@ -29,7 +32,7 @@ def loss_terms(prediction: Prediction, sample: Sample) -> dict[str, Tensor]:
         prediction.gate.float(), sample.present.clamp_min(0), weight=known, reduction="sum"
     )
     return {
-        "heatmaps": peak_loss(prediction.heatmaps.float(), sample.target, sample.mask * sites, SIGMA_NET_PX),
+        "heatmaps": peak_loss(prediction.heatmaps.float(), target, weight, SIGMA_NET_PX),
         "levels": LEVEL_SHARE * torch.stack(levels).mean(),
         "presence": PRESENCE_SHARE * presence / known.sum().clamp_min(1),
     }

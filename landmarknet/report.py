@@ -62,7 +62,7 @@ def _cells(result: Score) -> str:
 
 
 def threshold_table(checkpoint: Path, ct: Sequence[Path], cache: Path, per_view: int, seed: int) -> str:
-    """Return the thresholds of best F1 on validation patients, as the ``[[kinds]]`` of a build recipe."""
+    """Return the thresholds of (nearly) best F1 on validation patients, as the ``[[kinds]]`` of a build recipe."""
     trained_on = set(load_checkpoint(checkpoint).training["patients"])
     overlap = trained_on & {path.name.removesuffix(".nii.gz") for path in ct}
     if overlap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTImageStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, RTImageStorage
 
 STORED_RANGE = (200, 64000)  # of 16 bit: real detectors reach neither end
 
@@ -109,7 +110,7 @@ def _decimal(value: float) -> float:
 
 
 def _uid(what: str, name: str) -> str:
-    return generate_uid(prefix="2.25.", entropy_srcs=["landmarknet-edge simulation", what, name])
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, f'landmarknet-edge/simulation/{what}/{name}').int}"
 
 
 def truth_document(images: list[SimulatedImage]) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def _image(
         gantry_deg=pose.gantry_deg,
         sid_mm=SID_MM,
         points_px=_shown(projection, np.array((left, top)), detector, exposure, view),
-        attribution=next(text for prefix, text in ATTRIBUTION.items() if ct.patient.startswith(prefix)),
+        attribution=next(
+            (text for prefix, text in ATTRIBUTION.items() if ct.patient.startswith(prefix)), "CT: your own"
+        ),
     )
 
 

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from landmarknet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_only
 from landmarknet.dataset import CachedView, Sample, TrainingSet, cache_views, collate
 from landmarknet.losses import loss_terms
-from landmarknet.network import LandmarkNet, NetworkConfig
+from landmarknet.network import HeadForm, LandmarkNet, NetworkConfig
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 GATE_BIAS = 2.0  # gates start open
@@ -47,6 +47,7 @@ class TrainConfig:
     patients: tuple[str, ...]
     negatives: tuple[str, ...]
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    head: HeadForm = "fast"  # "plain" trains the same weights as the paper does, at five times the arithmetic
     steps: int = 1500
     batch: int = 24
     processes: int = 2
@@ -126,7 +127,7 @@ def _train_process(
         torch.set_num_threads(1)
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    model = _new_model(config.network).to(device)
+    model = _new_model(config).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
     parallel: nn.Module = model
     if rendezvous:
@@ -158,9 +159,9 @@ def _train_process(
         dist.destroy_process_group()
 
 
-def _new_model(config: NetworkConfig) -> LandmarkNet:
+def _new_model(config: TrainConfig) -> LandmarkNet:
     """Start with nearly empty heatmaps and open gates."""
-    model = LandmarkNet(config, head="fast")
+    model = LandmarkNet(config.network, config.head)
     for out in (model.heatmap_out, *model.by_level):
         assert isinstance(out, nn.Conv2d)
         assert out.bias is not None

@@ -23,7 +23,9 @@ class Inference:
 class Backend(Protocol):
     """Anything that maps a (1, 1, 384, 384) float32 batch to an `Inference`."""
 
-    def infer(self, batch: np.ndarray) -> Inference: ...
+    def infer(self, batch: np.ndarray) -> Inference:
+        """Run the graph; raise `InferenceFailed` where the device or memory fails."""
+        ...
 
     def describe(self) -> dict[str, str]:
         """Return flavour, version, precision delivered and device, for the provenance of a result."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge.backends import Inference
-from edge.errors import BackendFailed
+from edge.errors import BackendFailed, InferenceFailed
 
 
 class OnnxRuntimeBackend:
@@ -33,8 +33,9 @@ class OnnxRuntimeBackend:
         try:
             peaks, heatmaps = self._session.run(["peaks", "heatmaps"], {self._input: batch})
         except Exception as exc:
-            raise BackendFailed(
-                f"ONNX Runtime {self._version} failed on a batch of shape {batch.shape} ({exc}); rebuild the release"
+            raise InferenceFailed(
+                f"ONNX Runtime {self._version} failed on a batch of shape {batch.shape} ({exc}); it is tried again; "
+                "if it stays so, restart the service"
             ) from exc
         return Inference(peaks, heatmaps)
 

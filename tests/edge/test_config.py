@@ -60,7 +60,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
     config = read(tmp_path, "")
     assert config == Config()
     assert (config.settle_s, config.sweep_s, config.incomplete_after_s) == (2.0, 5.0, 300.0)
-    assert (config.drop_folder, config.release, config.threads, config.overlay) == ((), None, None, True)
+    assert (config.drop_folder, config.release, config.threads, config.overlay) == ((), None, 1, True)
 
 
 def test_the_config_is_frozen():
@@ -135,7 +135,7 @@ def test_the_hash_ignores_spelling_order_and_defaults(tmp_path):
 
 
 def test_the_hash_notices_every_setting(tmp_path):
-    settings = ["settle_s = 1", "sweep_s = 1", "incomplete_after_s = 1", "release = '/r'", "threads = 1"]
+    settings = ["settle_s = 1", "sweep_s = 1", "incomplete_after_s = 1", "release = '/r'", "threads = 2"]
     settings += ["overlay = false", "[[drop_folder]]\npath = '/a'", "[[drop_folder]]\npath = '/a'\nresults_dir = '/b'"]
     hashes = {read(tmp_path, text).sha256() for text in ["", *settings]}
     assert len(hashes) == len(settings) + 1

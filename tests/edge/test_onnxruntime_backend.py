@@ -3,7 +3,7 @@ import onnxruntime
 import pytest
 
 from edge.backends.onnxruntime import OnnxRuntimeBackend
-from edge.errors import BackendFailed
+from edge.errors import BackendFailed, InferenceFailed
 
 PEAKS = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
 BATCH = np.zeros((1, 1, 48, 48), np.float32)
@@ -47,14 +47,14 @@ def test_half_a_model_fails(tiny_model):
     ids=["size", "two images", "double precision"],
 )
 def test_a_batch_of_another_form_fails_and_is_named(backend, batch):
-    with pytest.raises(BackendFailed) as caught:
+    with pytest.raises(InferenceFailed) as caught:
         backend.infer(batch)
     assert f"{batch.shape}" in str(caught.value)
 
 
 def test_a_graph_without_our_outputs_fails(tiny_model):
     model = tiny_model(PEAKS).replace(b"heatmaps", b"heetmaps")
-    with pytest.raises(BackendFailed, match="heatmaps"):
+    with pytest.raises(InferenceFailed, match="heatmaps"):
         OnnxRuntimeBackend(model, threads=1, precision="fp32").infer(BATCH)
 
 

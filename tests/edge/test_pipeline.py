@@ -287,6 +287,27 @@ def test_a_results_folder_that_is_not_there_is_named(pipeline, image, tmp_path):
         pipeline(image, tmp_path / "results")
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["good", "refused"])
+def test_an_image_that_changes_while_it_is_processed_gets_no_result_of_its_former_self(
+    contract, rows, image, dicom, damaged
+):
+    # that result would be younger than the new bytes: after a restart it would pass for theirs
+    coming = dicom(np.full((192, 256), 7, "<u2") + np.arange(256, dtype="<u2"))
+    if damaged:
+        image.write_bytes(image.read_bytes()[:-100])
+
+    class Clock:
+        def __call__(self):  # the stages ask it; the first one is under way
+            image.write_bytes(coming)
+            return 0.0
+
+    engine = Engine(FunctionBackend(lambda batch: rows(SPINOUS, CARINA), 36), contract(), "c" * 64)
+    with pytest.raises(ImageUnreadable, match="changed while"):
+        Pipeline(engine, CONFIG, clock=Clock())(image, None)
+    assert [path.name for path in image.parent.iterdir()] == ["X.dcm"]
+    assert image.read_bytes() == coming
+
+
 # --- privacy ---
 
 

@@ -94,11 +94,17 @@ def test_inverted_values_with_the_opposite_sign_are_the_same_image(read, collima
 
 @pytest.mark.parametrize("sign", [1, -1, None])
 def test_inverted_values_with_a_negative_slope_are_the_same_image(read, collimated, sign):
-    """Whether the writer's sign meant stored or rescaled values: see `edge.dicom_image`."""
-    plain = read(collimated(), **{SIGN: 1})
+    """The sign is applied after rescaling: the image's content is not asked, which could err."""
+    plain = read(collimated(), **{SIGN: sign})
     negative = read(65535 - collimated(), RescaleSlope="-1", RescaleIntercept="65535", **{SIGN: sign})
     np.testing.assert_array_equal(negative.pixels, plain.pixels)
-    assert negative.polarity_source.startswith("image content")
+    assert negative.polarity_source == plain.polarity_source
+    assert (negative.polarity_source == SIGN) == (sign is not None)
+
+
+def test_a_strip_is_too_narrow_to_judge_but_is_read(read):
+    strip = read(np.tile(np.arange(3000, dtype="<u2"), (2, 1)), **{SIGN: None})
+    assert strip.polarity_source == "image content undecided, taken as stored"
 
 
 @pytest.mark.parametrize("sign", [1, -1, None])

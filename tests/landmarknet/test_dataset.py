@@ -8,6 +8,7 @@ from landmarknet.dataset import (
     CACHE_SIZE,
     CachedView,
     TrainingSet,
+    collate,
     cut,
     draw_case,
     draw_empty_field,
@@ -115,11 +116,12 @@ def test_an_empty_field_shows_nothing_and_denies_every_kind():
     assert sample.image.std() > 0
 
 
-def test_batches_go_on_where_they_are_asked_to():
+def test_a_batch_stacks_its_samples():
     data = TrainingSet([view_with_a_ball()], [], seed=0)
-    later = next(data.batches(2, start=3))
-    assert torch.equal(later.image[0], data.sample(6).image)
-    assert later.image.shape == (2, 1, 384, 384)
+    batch = collate([data.sample(6), data.sample(7)])
+    assert torch.equal(batch.image[1], data.sample(7).image)
+    assert batch.image.shape == (2, 1, 384, 384)
+    assert [level.shape[0] for level in batch.by_level] == [2, 2, 2, 2]
 
 
 def test_drawn_detectors_need_no_resizing():

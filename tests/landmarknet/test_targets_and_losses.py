@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from landmarknet.dataset import Sample
+from landmarknet.fast_head import to_full_resolution
 from landmarknet.losses import loss_terms, peak_loss
 from landmarknet.network import STRIDES, Prediction
 from landmarknet.targets import heatmap, level_heatmap, site_heatmap
@@ -57,6 +58,17 @@ def test_the_empty_map_costs_as_derived():
     target = heatmap(np.array(((100.0, 100.0),)), 384)[None, None]
     loss = peak_loss(torch.zeros_like(target), target, torch.ones_like(target), sigma=3.0)
     assert float(loss) == pytest.approx(0.5 + 10 / 3, rel=1e-3)
+
+
+def test_both_forms_of_the_head_have_one_loss_and_one_gradient():
+    sample = make_sample(1)
+    fast = torch.rand(sample.target.shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    others = perfect(sample)
+    loss_terms(others._replace(heatmaps=fast), sample)["heatmaps"].backward()
+    by_sites, fast.grad = fast.grad.clone(), None
+    loss_terms(others._replace(heatmaps=to_full_resolution(fast)), sample)["heatmaps"].backward()
+    assert torch.allclose(fast.grad, by_sites, rtol=1e-4, atol=1e-9)
+    assert by_sites.abs().max() > 1e-6
 
 
 def test_what_nobody_labelled_costs_nothing():
