@@ -10,7 +10,7 @@ from build_engine.recipe import Recipe, RecipeError, read_recipe
 from edge.contract import KindContract
 from edge.engines import open_engine
 from edge.errors import BackendFailed
-from landmarknet.checkpoint import Checkpoint, save_checkpoint
+from landmarknet.checkpoint import Checkpoint, checkpoint_sha256, save_checkpoint
 from landmarknet.decode import LandmarkDetector
 from landmarknet.network import KINDS, LandmarkNet, NetworkConfig
 
@@ -143,6 +143,17 @@ def test_a_wrong_recipe_says_which_entry(tmp_path, text, said):
         read_recipe(path)
 
 
-def test_the_recipe_of_the_shipped_release_is_understood(samples):
-    recipe = read_recipe(samples.parent / "build_engine/recipes/first_model.toml")
+def test_the_shipped_release_is_what_its_recipe_makes_of_the_shipped_checkpoint(samples, shipped):
+    root = samples.parent
+    recipe = read_recipe(root / "build_engine/recipes/first_model.toml")
+    assert shipped.contract.release == recipe.release
+    assert shipped.contract.kinds == recipe.kinds
     assert tuple(k.kind for k in recipe.kinds) == KINDS
+    assert shipped.contract.checkpoint_sha256 == checkpoint_sha256(root / recipe.checkpoint)
+
+
+def test_golden_images_that_show_no_landmark_of_a_kind_prove_nothing(recipe, exported):
+    high = tuple(kind.model_copy(update={"threshold": 1.0}) for kind in recipe.kinds)
+    with pytest.raises(RecipeError, match="no golden image shows a spinous_process"):
+        build_release(recipe.model_copy(update={"kinds": high}), lambda _: None)
+    assert not recipe.output.exists()
