@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from build_engine.export import export_onnx
 from build_engine.recipe import Recipe, RecipeError
@@ -21,7 +20,7 @@ from edge.engines import GOLDEN_INPUT_SCALE, Golden, open_engine, require_golden
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
 from landmarknet.checkpoint import checkpoint_sha256, load_network
-from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, LandmarkDetector
+from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, torch_detector
 from landmarknet.network import INPUT_SIZE, LandmarkNet
 
 MODEL_FILE = "model.onnx"
@@ -74,11 +73,9 @@ def _golden_file(backend: Backend, inputs: list[np.ndarray]) -> bytes:
 
 
 def _torch_answers(network: LandmarkNet, inputs: list[np.ndarray]) -> Golden:
-    detector = LandmarkDetector(network, ROWS_PER_KIND, NMS_RADIUS_NET_PX).eval()
     batches = np.stack(inputs).astype(np.float32) / GOLDEN_INPUT_SCALE
-    with torch.inference_mode():
-        peaks = [detector(torch.from_numpy(batch))[0].numpy() for batch in batches]
-    return Golden(batches, np.stack(peaks))
+    detect = torch_detector(network)
+    return Golden(batches, np.stack([detect(batch) for batch in batches]))
 
 
 def _contract(recipe: Recipe, model: bytes, golden: bytes) -> Contract:

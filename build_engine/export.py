@@ -8,7 +8,7 @@ import warnings
 import onnx
 import torch
 
-from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, LandmarkDetector
+from landmarknet.decode import LandmarkDetector
 from landmarknet.network import INPUT_SIZE, LandmarkNet
 
 OPSET = 18
@@ -17,7 +17,7 @@ INPUT_NAME, OUTPUT_NAMES = "image", ("peaks", "heatmaps")
 
 def export_onnx(network: LandmarkNet) -> bytes:
     """Return a checked ONNX model: image (1, 1, 384, 384) float32 to peaks (n, K, 3) and heatmaps (n, 288, 288)."""
-    detector = LandmarkDetector(network.eval(), ROWS_PER_KIND, NMS_RADIUS_NET_PX).eval()
+    detector = LandmarkDetector(network).eval()
     example = torch.zeros(1, 1, INPUT_SIZE, INPUT_SIZE)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals

@@ -6,6 +6,9 @@ whose interior 2 x 2 pixels are exact ties. Only operators that ONNX Runtime and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +31,18 @@ class LandmarkDetector(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         heatmaps = self.network(image).heatmaps[0]
         return find_peaks(heatmaps, self.rows, self.radius_net_px), heatmaps
+
+
+def torch_detector(network: LandmarkNet) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the graph's function, (1, 1, 384, 384) to peaks (n, K, 3), run by torch."""
+    detector = LandmarkDetector(network).eval()
+
+    def detect(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            peaks: np.ndarray = detector(torch.from_numpy(batch))[0].numpy()
+        return peaks
+
+    return detect
 
 
 def find_peaks(heatmaps: Tensor, rows: int, radius_net_px: int) -> Tensor:

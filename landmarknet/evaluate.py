@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from landmarknet.dataset import CachedView, Case, draw_case
+from landmarknet.dataset import SPINOUS_MARGIN_MM, CachedView, Case, draw_case
 from landmarknet.network import KINDS
 from landmarknet.simulate import Modality
 
@@ -68,7 +68,7 @@ def _labelled_stretch(case: Case, kind: str, peaks: np.ndarray) -> np.ndarray:
     if kind != "spinous_process" or kind not in case.points_net:
         return peaks
     y = case.points_net[kind][:, 1]
-    margin = 12.0 / case.mm_per_net_px
+    margin = SPINOUS_MARGIN_MM / case.mm_per_net_px
     return peaks[(peaks[:, 1] > y.min() - margin) & (peaks[:, 1] < y.max() + margin)]
 
 
@@ -101,6 +101,15 @@ def score(findings: Sequence[Finding], threshold: float, at_most: int) -> Score:
         mean_px=float(px.mean()) if len(px) else float("nan"),
         median_mm=float(np.median(mm)) if len(mm) else float("nan"),
     )
+
+
+def chance_along_the_row(findings: Iterable[Finding]) -> tuple[float, float]:
+    """Return the median gap between neighbours (px of the 384 grid), and how much of the row lies within 8 px of one.
+
+    What a detector would score that found the row of spinous processes, but nothing along it.
+    """
+    gaps = np.concatenate([np.linalg.norm(np.diff(f.truth_net, axis=0), axis=1) for f in findings])
+    return float(np.median(gaps)), float(np.minimum(gaps, 2 * HEADLINE_NET_PX).sum() / gaps.sum())
 
 
 def best_threshold(findings: Sequence[Finding], at_most: int) -> float:

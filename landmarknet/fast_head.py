@@ -119,7 +119,7 @@ class _SiteBatchNorm(torch.autograd.Function):
 
     With m and v the weighted mean and variance, h = (x - m) / sqrt(v) and w a site's share of all pixels,
     dx = gamma / sqrt(v) * (g - w (sum g + h sum(g h))). A function of its own: autograd would keep and pass through
-    eight more maps of the size of x.
+    several more maps of the size of x.
     """
 
     @staticmethod

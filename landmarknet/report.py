@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,8 +13,17 @@ from edge.contract import Contract
 from edge.engines import open_engine
 from landmarknet.checkpoint import load_checkpoint, load_network
 from landmarknet.dataset import CachedView, cache_views
-from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, LandmarkDetector
-from landmarknet.evaluate import PCK_NET_PX, Detect, Finding, Score, best_threshold, find, score
+from landmarknet.decode import torch_detector
+from landmarknet.evaluate import (
+    HEADLINE_NET_PX,
+    PCK_NET_PX,
+    Finding,
+    Score,
+    best_threshold,
+    chance_along_the_row,
+    find,
+    score,
+)
 from landmarknet.network import INPUT_SIZE, KINDS, HeadForm, LandmarkNet, NetworkConfig
 
 EVALUATION_POSES = 24
@@ -37,7 +45,15 @@ def accuracy_table(release: Path, ct: Sequence[Path], cache: Path, per_view: int
         + " | precision@8 | F1@8 | mean px | median mm |",
         "| --- | --- | --- | --- | --- |" + " --- |" * (len(PCK_NET_PX) + 4),
     ]
-    return "\n".join([*head, *_rows(findings, engine.contract)])
+    return "\n".join([*head, *_rows(findings, engine.contract), "", _chance_line(findings)])
+
+
+def _chance_line(findings: Sequence[Finding]) -> str:
+    gap_px, share = chance_along_the_row([f for f in findings if f.kind == "spinous_process"])
+    return (
+        f"Neighbouring spinous processes lie {gap_px:.0f} px apart (median): a peak placed anywhere along their row is "
+        f"within {HEADLINE_NET_PX:.0f} px of one in {100 * share:.0f} % of cases."
+    )
 
 
 def _rows(findings: Sequence[Finding], contract: Contract) -> list[str]:
@@ -73,18 +89,6 @@ def threshold_table(checkpoint: Path, ct: Sequence[Path], cache: Path, per_view:
         threshold = best_threshold([f for f in findings if f.kind == kind], AT_MOST[kind])
         blocks.append(f'[[kinds]]\nkind = "{kind}"\nthreshold = {threshold:.3f}\nat_most = {AT_MOST[kind]}\n')
     return "\n".join(blocks)
-
-
-def torch_detector(network: LandmarkNet) -> Detect:
-    """Return the exported graph's function, run by torch."""
-    detector = LandmarkDetector(network, ROWS_PER_KIND, NMS_RADIUS_NET_PX).eval()
-
-    def detect(batch: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            peaks: np.ndarray = detector(torch.from_numpy(batch))[0].numpy()
-        return peaks
-
-    return detect
 
 
 def _views(ct: Sequence[Path], cache: Path) -> list[CachedView]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from landmarknet.dataset import Case
-from landmarknet.evaluate import Finding, best_threshold, match, score
+from landmarknet.evaluate import Finding, best_threshold, chance_along_the_row, match, score
 
 
 def finding(truth, peaks, mm_per_net_px=0.5):
@@ -41,6 +41,12 @@ def test_score_counts_as_defined():
 def test_threshold_separates_right_from_wrong():
     findings = [finding([(10, 10)], [(10, 10, 0.6), (100, 100, 0.4)]) for _ in range(5)]
     assert 0.4 < best_threshold(findings, at_most=5) <= 0.6
+
+
+def test_chance_is_the_share_of_the_row_near_a_landmark():
+    rows = [finding([(0, 0), (0, 32), (0, 64)], []), finding([(5, 10), (5, 22)], [])]
+    # gaps 32, 32 and 12 px: 8 px about each end cover 16 + 16 + 12 of 76
+    assert chance_along_the_row(rows) == (32.0, pytest.approx(44 / 76))
 
 
 def test_shuffled_answers_score_by_chance():
