@@ -10,8 +10,8 @@ negative always get opposite answers.
 3. Anatomy: without such a border the body fills the image; the strip of spine and mediastinum stops more than the
    lungs or soft parts beside it.
 
-Thresholds chosen on DRRs and simulated MV portal images of 13 chest and abdomen CTs at three magnifications: 90 to
-100 % right, by kind of image, 98 to 100 % on collimated AP portal images. Known weaknesses: a CT whose skin is cut off
+Thresholds chosen by hand on DRRs and simulated MV portal images of 13 chest and abdomen CTs at three magnifications;
+how often they err on others was not measured. Known weaknesses: a CT whose skin is cut off
 at both sides, a field over one lung alone, and raw kV transmission on a linear scale, where the mediastinum is as dark
 as a collimator; collimated, that is nearly always taken for its negative.
 """
