@@ -15,13 +15,15 @@ from build_engine.export import export_onnx
 from build_engine.recipe import Recipe, RecipeError
 from edge.backends import Backend
 from edge.backends.onnxruntime import OnnxRuntimeBackend
-from edge.contract import Contract
+from edge.contract import Contract, Reading
+from edge.detect import scale_ratios
 from edge.engines import GOLDEN_INPUT_SCALE, Golden, open_engine, require_golden_answers
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
-from landmarknet.checkpoint import checkpoint_sha256, load_network
-from landmarknet.decode import NMS_RADIUS_NET_PX, ROWS_PER_KIND, torch_detector
-from landmarknet.network import INPUT_SIZE, LandmarkNet
+from landmarknet.checkpoint import checkpoint_sha256, load_checkpoint, load_network
+from landmarknet.decode import TorchBackend
+from landmarknet.network import LandmarkNet
+from landmarknet.operating_point import reading_of
 
 MODEL_FILE = "model.onnx"
 
@@ -31,15 +33,18 @@ def build_release(recipe: Recipe, say: Callable[[str], None]) -> Path:
     if not recipe.checkpoint.is_file():
         raise RecipeError(f"checkpoint {recipe.checkpoint} does not exist; train one, or name another")
     network = load_network(recipe.checkpoint)
+    if not isinstance(network, LandmarkNet):
+        raise RecipeError(f"checkpoint {recipe.checkpoint} holds a comparator; only LandmarkNet makes a release")
     named = tuple(k.kind for k in recipe.kinds)
     if named != network.config.kinds:
         raise RecipeError(f"kinds {named} are not the network's {network.config.kinds}, in its order")
     say(f"export {recipe.checkpoint}")
     model = export_onnx(network)
-    golden_inputs = [_golden_input(path) for path in recipe.golden_images]
+    reading = reading_of(network.config, recipe.kinds)
+    golden_inputs = [_golden_input(path, reading) for path in recipe.golden_images]
     backend = OnnxRuntimeBackend(model, threads=1, precision="fp32")
     golden = _golden_file(backend, golden_inputs)
-    contract = _contract(recipe, model, golden)
+    contract = _contract(recipe, reading, model, golden)
     _demand_proof(contract, golden)
     say(f"verify against PyTorch on {len(golden_inputs)} golden images")
     require_golden_answers(backend, contract, _torch_answers(network, golden_inputs))
@@ -60,8 +65,9 @@ def _demand_proof(contract: Contract, golden: bytes) -> None:
             )
 
 
-def _golden_input(path: Path) -> np.ndarray:
-    batch, _ = to_network_input(read_portal_image(path).pixels, INPUT_SIZE)
+def _golden_input(path: Path, reading: Reading) -> np.ndarray:
+    image = read_portal_image(path)
+    batch, _ = to_network_input(image.pixels, reading.input_size, scale_ratios(image, reading)[0])
     return np.round(batch * GOLDEN_INPUT_SCALE).astype(np.int8)
 
 
@@ -74,12 +80,13 @@ def _golden_file(backend: Backend, inputs: list[np.ndarray]) -> bytes:
 
 def _torch_answers(network: LandmarkNet, inputs: list[np.ndarray]) -> Golden:
     batches = np.stack(inputs).astype(np.float32) / GOLDEN_INPUT_SCALE
-    detect = torch_detector(network)
-    return Golden(batches, np.stack([detect(batch) for batch in batches]))
+    backend = TorchBackend(network)
+    return Golden(batches, np.stack([backend.infer(batch).peaks for batch in batches]))
 
 
-def _contract(recipe: Recipe, model: bytes, golden: bytes) -> Contract:
+def _contract(recipe: Recipe, reading: Reading, model: bytes, golden: bytes) -> Contract:
     return Contract(
+        **reading.model_dump(),
         release=recipe.release,
         model_file=MODEL_FILE,
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -88,13 +95,9 @@ def _contract(recipe: Recipe, model: bytes, golden: bytes) -> Contract:
         calibration_set_sha256=None,
         flavour="onnxruntime",
         precision="fp32",
-        input_size=INPUT_SIZE,
-        heatmap_size=INPUT_SIZE * 3 // 4,
-        rows_per_kind=ROWS_PER_KIND,
-        nms_radius_net_px=NMS_RADIUS_NET_PX,
         golden_tolerance_net_px=recipe.golden_tolerance_net_px,
         golden_tolerance_score=recipe.golden_tolerance_score,
-        kinds=recipe.kinds,
+        trained_on=tuple(load_checkpoint(recipe.checkpoint).training["patients"]),
     )
 
 

@@ -9,16 +9,17 @@ import onnx
 import torch
 
 from landmarknet.decode import LandmarkDetector
-from landmarknet.network import INPUT_SIZE, LandmarkNet
+from landmarknet.network import LandmarkNet
 
 OPSET = 18
 INPUT_NAME, OUTPUT_NAMES = "image", ("peaks", "heatmaps")
 
 
 def export_onnx(network: LandmarkNet) -> bytes:
-    """Return a checked ONNX model: image (1, 1, 384, 384) float32 to peaks (n, K, 3) and heatmaps (n, 288, 288)."""
+    """Return a checked ONNX model: image (1, 1, S, S) float32 to peaks (n, K, 3) and heatmaps (n, 3S/4, 3S/4)."""
     detector = LandmarkDetector(network).eval()
-    example = torch.zeros(1, 1, INPUT_SIZE, INPUT_SIZE)
+    size = network.config.input_size
+    example = torch.zeros(1, 1, size, size)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge.errors import BadRelease
 
-CONTRACT_SCHEMA: Final = "landmarknet-edge/contract/1"
+CONTRACT_SCHEMA: Final = "landmarknet-edge/contract/2"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -24,12 +24,38 @@ class KindContract(_Frozen):
     kind: str
     threshold: Annotated[float, Field(ge=0, le=1, description="a peak below this score is no landmark")]
     at_most: Annotated[int, Field(ge=1, description="how many of this kind one image can show")]
+    shape: Annotated[
+        Literal["point", "line"],
+        Field(description="point: peaks; line: a ridge down the image, read at regular steps along it"),
+    ] = "point"
+    sigma: Annotated[
+        tuple[float, float] | None,
+        Field(description="(a, b): standard uncertainty a + b * (width of the peak), mm at net scale; null: not known"),
+    ] = None
 
 
-class Contract(_Frozen):
+class Reading(_Frozen):
+    """How to feed a network and how to read its answer; the part of a contract that the detection needs."""
+
+    input_size: Annotated[int, Field(description="the network's input is (input_size, input_size) px")]
+    heatmap_size: int
+    rows_per_kind: int
+    nms_radius_net_px: int
+    mm_per_net_px: Annotated[
+        float | None,
+        Field(description="the fixed scale at the isocentre; null: the whole image fills the network's square"),
+    ]
+    assumed_longer_side_mm: Annotated[
+        tuple[float, ...],
+        Field(description="sizes to try where the geometry is not known; the one with the clearest peaks counts"),
+    ]
+    kinds: tuple[KindContract, ...]
+
+
+class Contract(Reading):
     """The promise of one release, stored beside its model as ``contract.json``."""
 
-    contract_schema: Literal["landmarknet-edge/contract/1"] = Field(default=CONTRACT_SCHEMA, alias="schema")
+    contract_schema: Literal["landmarknet-edge/contract/2"] = Field(default=CONTRACT_SCHEMA, alias="schema")
     release: str
     model_file: str
     model_sha256: Sha256
@@ -38,13 +64,9 @@ class Contract(_Frozen):
     calibration_set_sha256: Sha256 | None
     flavour: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
     precision: Literal["fp32", "fp16", "int8"]
-    input_size: int
-    heatmap_size: int
-    rows_per_kind: int
-    nms_radius_net_px: int
     golden_tolerance_net_px: float
     golden_tolerance_score: float
-    kinds: tuple[KindContract, ...]
+    trained_on: Annotated[tuple[str, ...], Field(description="patients: no figure on them is an accuracy")]
 
 
 def read_contract(path: Path) -> tuple[Contract, str]:

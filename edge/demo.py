@@ -13,16 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from edge.contract import read_contract
+from edge.engines import SHIPPED_RELEASE
 from edge.results.document import NOTICE
 from edge.results.publish import read_result, result_path
 
 PATIENCE_S = 120.0
 LOOK_EVERY_S = 0.2
 NEAR_MM = 15.0  # farther from every true landmark of its kind, a found one is called extra
+LINES = {"spine_line": "spinous_process"}  # a line, and the kind of landmarks that it should run through
+BEYOND_MM = 12.0  # of the outermost labelled one: the spine goes on, and nobody labelled it
 
 
 class DemoError(Exception):
@@ -94,10 +99,17 @@ def await_result(image: Path, daemon: subprocess.Popen[bytes]) -> dict[str, Any]
 
 
 def table(truth: dict[str, Any], results: dict[str, dict[str, Any]]) -> Table:
-    """Return, for each image, one row per true landmark, and one per found landmark that is none. 80 columns wide."""
+    """Return, for each image, one row per true landmark, one per line, and one per found landmark that is none.
+
+    80 columns wide.
+    """
     page = Table(
-        title="landmarks found in simulated images of a patient that the network never saw",
-        caption=f"(x, y): the true place of one that was missed. extra: nothing of its kind within {NEAR_MM:.0f} mm.",
+        title=_title({expected["patient"] for expected in truth.values()}),
+        caption=(
+            "(x, y): the true place of one that was missed.\n"
+            f"extra: nothing of its kind within {NEAR_MM:.0f} mm. unlabelled: no label says what is there.\n"
+            "A line: the mean error of its points, to the side."
+        ),
         box=None,
         padding=(0, 1),
         collapse_padding=True,
@@ -110,35 +122,97 @@ def table(truth: dict[str, Any], results: dict[str, dict[str, Any]]) -> Table:
         result = results[name]
         page.add_row()
         page.add_row(Path(name).stem, *[""] * 5, f"{sum(result['timing_ms'].values()):.0f}", style="bold")
-        for kind, *figures in rows(expected["landmarks"], result["landmarks"]):
+        for kind, *figures in rows(expected, result["landmarks"]):
             page.add_row(f"  {kind.replace('_', ' ')}", *figures)
     return page
 
 
-def rows(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Pair each true landmark with the nearest found one of its kind, one to one, nearest pairs first.
+def _title(patients: set[str]) -> str:
+    contract, _ = read_contract(SHIPPED_RELEASE / "contract.json")
+    known = "was trained on" if patients & set(contract.trained_on) else "never saw"
+    return f"landmarks found in simulated images of a patient that the network {known}"
 
-    Yields kind, position in px and in mm, error in px and in mm, score; then what was found and is none.
+
+def rows(truth: dict[str, Any], found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Compare one image's truth with what was found: points, then lines, then what was found and is none.
+
+    Yields kind, position in px and in mm, error in px and in mm, score.
     """
-    pairs = sorted(
+    points = [one for one in found if one["kind"] not in LINES]
+    partner = pairs(truth["landmarks"], points)
+    for i, t in enumerate(truth["landmarks"]):
+        if i in partner:
+            f = points[partner[i]]
+            yield _row(f, f"{_distance(t, f, 'px'):.1f}", f"{_distance(t, f, 'mm'):.1f}")
+        else:
+            yield t["kind"], f"({_place(t, 'px')})", f"({_place(t, 'mm')})", "", "missed", ""
+    for line, through in LINES.items():
+        yield from line_row(
+            line,
+            [one for one in truth["landmarks"] if one["kind"] == through],
+            [one for one in found if one["kind"] == line],
+        )
+    for j, f in enumerate(points):
+        if j in partner.values():
+            continue
+        if may_be_unlabelled(f, truth):
+            yield f["kind"], _place(f, "px"), "unlabelled", "", "", f"{f['score']:.2f}"
+        else:
+            yield _row(f, "", "extra")
+
+
+def pairs(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> dict[int, int]:
+    """Pair each true landmark with the nearest found one of its kind, one to one, nearest pairs first; by index."""
+    nearest_first = sorted(
         (_distance(t, f, "mm"), i, j)
         for i, t in enumerate(truth)
         for j, f in enumerate(found)
         if t["kind"] == f["kind"] and f["x_mm"] is not None
     )
     partner: dict[int, int] = {}
-    for distance, i, j in pairs:
+    for distance, i, j in nearest_first:
         if distance <= NEAR_MM and i not in partner and j not in partner.values():
             partner[i] = j
-    for i, t in enumerate(truth):
-        if i in partner:
-            f = found[partner[i]]
-            yield _row(f, f"{_distance(t, f, 'px'):.1f}", f"{_distance(t, f, 'mm'):.1f}")
-        else:
-            yield t["kind"], f"({_place(t, 'px')})", f"({_place(t, 'mm')})", "", "missed", ""
-    for j, f in enumerate(found):
-        if j not in partner.values():
-            yield _row(f, "", "extra")
+    return partner
+
+
+def line_row(line: str, truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield the row of a line down the image: how far, on average, its points lie beside the true polyline.
+
+    Only points between the polyline's ends are compared; where there is neither line nor polyline there is no row.
+    """
+    score = f"{np.mean([one['score'] for one in found]):.2f}" if found else ""
+    count = f"{len(found)} point{'s' * (len(found) != 1)}" if found else ""
+    if len(truth) < 2:
+        if found:
+            yield line, count, "unlabelled", "", "", score
+        return
+    ys = [one["y_px"] for one in truth]
+    beside = [one for one in found if min(ys) <= one["y_px"] <= max(ys)]
+    if not beside:
+        yield line, count, "", "", "missed", score
+        return
+    yield line, count, f"{len(beside)} compared", _sideways(truth, beside, "px"), _sideways(truth, beside, "mm"), score
+
+
+def _sideways(truth: list[dict[str, Any]], beside: list[dict[str, Any]], unit: str) -> str:
+    x, y = f"x_{unit}", f"y_{unit}"
+    if any(one[x] is None for one in beside):
+        return ""
+    downwards = sorted(truth, key=lambda one: float(one[y]))
+    true_x = np.interp([one[y] for one in beside], [one[y] for one in downwards], [one[x] for one in downwards])
+    return f"{np.abs(true_x - [one[x] for one in beside]).mean():.1f}"
+
+
+def may_be_unlabelled(found: dict[str, Any], truth: dict[str, Any]) -> bool:
+    """Tell whether a found landmark without a true one lies where nobody labelled: it is not known to be wrong."""
+    if found["kind"] in truth.get("unlabelled", []):
+        return True
+    if found["kind"] not in LINES.values() or found["y_mm"] is None:
+        return False
+    labelled = [*truth["landmarks"], *truth.get("hidden", [])]
+    ys = [one["y_mm"] for one in labelled if one["kind"] == found["kind"]]
+    return bool(ys) and not min(ys) - BEYOND_MM <= found["y_mm"] <= max(ys) + BEYOND_MM
 
 
 def _row(found: dict[str, Any], error_px: str, error_mm: str) -> tuple[str, ...]:

@@ -1,41 +1,122 @@
-"""From the graph's peaks to landmarks, by the release's contract."""
+"""From the graph's peaks and heatmaps to landmarks, by the release's contract."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from edge.contract import Contract
+from edge.contract import KindContract, Reading
 from edge.geometry import ImageGeometry
 from edge.preprocess import Placement
 from edge.records import Landmark
 
+SITES_PER_BLOCK, PIXELS_PER_BLOCK = 3, 4  # the heatmaps' sample sites: network px 4b + (0, 1.5, 3) of block b
+WIDTH_REACH_SITES = 6  # the peak's width is measured in a window of this reach about it
+FLOOR_SHARE = 0.1  # of the peak's height; what is lower is background
+LINE_STEP_BLOCKS = 2  # a line is read at the middle row of every second block
+LINE_REACH_SITES = 3
+MAX_LINE_SLOPE = 1.0  # sideways per step down: more is a jump to something else
+
 
 def landmarks_from_peaks(
     peaks: np.ndarray,
-    contract: Contract,
+    heatmaps: np.ndarray,
+    reading: Reading,
     placement: Placement,
     shape: tuple[int, int],
     geometry: ImageGeometry | None,
 ) -> tuple[Landmark, ...]:
-    """Return the peaks (n, K, 3) that the contract accepts, kind by kind and then from the top of the image down.
+    """Return what the contract accepts of the peaks (n, K, 3) and heatmaps (n, S, S), kind by kind, each from the top.
 
     ``shape`` is the portal image's (height, width); a peak in the padding around it is no landmark.
     """
     found: list[Landmark] = []
-    for promise, rows in zip(contract.kinds, peaks, strict=True):
+    for promise, rows, heatmap in zip(reading.kinds, peaks, heatmaps, strict=True):
+        if promise.shape == "line":
+            rows = line_points(heatmap, promise.threshold)  # noqa: PLW2901 - a line's points take the peaks' place
         xy_px = placement.to_image(rows[:, :2])
         inside = np.all((xy_px >= -0.5) & (xy_px <= (shape[1] - 0.5, shape[0] - 0.5)), axis=1)
         accepted = np.flatnonzero(inside & (rows[:, 2] >= promise.threshold))[: promise.at_most]
         downwards = accepted[np.lexsort((xy_px[accepted, 0], xy_px[accepted, 1]))]
-        found += [_landmark(promise.kind, xy_px[i], float(rows[i, 2]), geometry) for i in downwards]
+        for i in downwards:
+            sigma_px = _sigma_px(promise, heatmap, rows[i], placement)
+            found.append(_landmark(promise.kind, xy_px[i], float(rows[i, 2]), sigma_px, geometry))
     return tuple(found)
 
 
-def _landmark(kind: str, xy_px: np.ndarray, score: float, geometry: ImageGeometry | None) -> Landmark:
+def line_points(heatmap: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the ridge of a heatmap (S, S) that runs down the image, (m, 3): x, y in network px and the score.
+
+    One point per step, the centre of mass about the row's highest site; the longest stretch without a gap or a jump.
+    """
+    rows = np.arange(1, len(heatmap), LINE_STEP_BLOCKS * SITES_PER_BLOCK)
+    columns = heatmap[rows].argmax(axis=1)
+    points = np.array(
+        [(*_row_centre(heatmap[r], c), site_px(r), heatmap[r, c]) for r, c in zip(rows, columns, strict=True)]
+    )
+    step_px = LINE_STEP_BLOCKS * PIXELS_PER_BLOCK
+    joined = np.abs(np.diff(points[:, 0])) <= MAX_LINE_SLOPE * step_px
+    best: list[int] = []
+    current: list[int] = []
+    for i, point in enumerate(points):
+        if point[2] < threshold:
+            current = []
+        elif current and not joined[i - 1]:
+            current = [i]
+        else:
+            current = [*current, i]
+        best = max(best, current, key=len)
+    return points[best] if len(best) > 1 else np.zeros((0, 3))
+
+
+def _row_centre(row: np.ndarray, column: int) -> tuple[float]:
+    low, high = max(0, column - LINE_REACH_SITES), column + LINE_REACH_SITES + 1
+    weight = np.clip(row[low:high], 1e-9, None) * _site_px_count(np.arange(low, min(high, len(row))))
+    return (float((weight * site_px(np.arange(low, min(high, len(row))))).sum() / weight.sum()),)
+
+
+def site_px(index: Any) -> Any:
+    """Return the network px of sample sites along one axis."""
+    block, phase = np.divmod(index, SITES_PER_BLOCK)
+    return block * PIXELS_PER_BLOCK + phase * 1.5
+
+
+def _site_px_count(index: np.ndarray) -> np.ndarray:
+    return np.where(index % SITES_PER_BLOCK == 1, 2.0, 1.0)
+
+
+def peak_width(heatmap: np.ndarray, xy_net: np.ndarray) -> float:
+    """Return the standard deviation, network px per axis, of a peak of a heatmap (S, S) about its centre of mass."""
+    column, row = (int(np.abs(site_px(np.arange(len(heatmap))) - at).argmin()) for at in xy_net[:2])
+    rows = np.arange(max(0, row - WIDTH_REACH_SITES), min(len(heatmap), row + WIDTH_REACH_SITES + 1))
+    columns = np.arange(max(0, column - WIDTH_REACH_SITES), min(len(heatmap), column + WIDTH_REACH_SITES + 1))
+    window = heatmap[np.ix_(rows, columns)]
+    mass = np.clip(window - FLOOR_SHARE * heatmap[row, column], 0, None)
+    mass = mass * _site_px_count(rows)[:, None] * _site_px_count(columns)
+    y, x = site_px(rows), site_px(columns)
+    total = max(float(mass.sum()), 1e-9)
+    along_x, along_y = mass.sum(axis=0) / total, mass.sum(axis=1) / total
+    variance = along_x @ (x - along_x @ x) ** 2 + along_y @ (y - along_y @ y) ** 2
+    return float(np.sqrt(variance / 2))
+
+
+def _sigma_px(promise: KindContract, heatmap: np.ndarray, row: np.ndarray, placement: Placement) -> float | None:
+    if promise.sigma is None:
+        return None
+    constant, slope = promise.sigma
+    sigma_net = constant + slope * peak_width(heatmap, row)
+    return float(sigma_net / np.sqrt(placement.scale[0] * placement.scale[1]))
+
+
+def _landmark(
+    kind: str, xy_px: np.ndarray, score: float, sigma_px: float | None, geometry: ImageGeometry | None
+) -> Landmark:
     xy_mm = None if geometry is None else geometry.to_isoplane(xy_px)
     return Landmark(
         kind=kind,
         xy_px=(float(xy_px[0]), float(xy_px[1])),
         xy_mm=None if xy_mm is None else (float(xy_mm[0]), float(xy_mm[1])),
         score=min(1.0, score),
+        sigma_px=sigma_px,
     )

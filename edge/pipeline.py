@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from edge import __version__
+from edge.detect import detect
 from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable, Refused
-from edge.landmarks import landmarks_from_peaks
 from edge.portal_image import read_portal_image
-from edge.preprocess import to_network_input
 from edge.records import Landmark, PortalImage
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
@@ -59,20 +58,15 @@ class Pipeline:
         contract = self.engine.contract
         with watch.stage("read"):
             image = read_portal_image(path, name=image_name(path))
-        with watch.stage("preprocess"):
-            batch, placement = to_network_input(image.pixels, contract.input_size)
-        with watch.stage("infer"):
-            inference = self.engine.backend.infer(batch)
-        with watch.stage("landmarks"):
-            shape = image.pixels.shape
-            landmarks = landmarks_from_peaks(inference.peaks, contract, placement, (shape[0], shape[1]), image.geometry)
+        found = detect(image, self.engine.backend, contract, watch.stage)
         outputs = []
         if self.overlay:
             with watch.stage("overlay"):
-                kinds = [promise.kind for promise in contract.kinds]
-                picture = draw_overlay(image, landmarks, inference.heatmaps, placement, kinds)
+                picture = draw_overlay(
+                    image, found.landmarks, found.inference.heatmaps, found.placement, contract.kinds
+                )
             outputs.append((result_stem(image_name(path)) + OVERLAY_SUFFIX, picture))  # text: the result lists it
-        return self._result(image, landmarks, outputs, watch), outputs
+        return self._result(image, found.landmarks, outputs, watch), outputs
 
     def _result(
         self,
@@ -133,7 +127,8 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.timing_ms[name] = round((self.clock() - began) * 1e3, 3)
+            spent = self.timing_ms.get(name, 0.0) + (self.clock() - began) * 1e3  # a stage can run several times
+            self.timing_ms[name] = round(spent, 3)
 
 
 def _signature(path: Path) -> Signature | None:
@@ -162,7 +157,7 @@ def _entry(landmark: Landmark) -> LandmarkEntry:
         y_px=round(landmark.xy_px[1], 3),
         x_mm=None if x_mm is None else round(x_mm, 3),
         y_mm=None if y_mm is None else round(y_mm, 3),
-        sigma_px=None,
+        sigma_px=None if landmark.sigma_px is None else round(landmark.sigma_px, 3),
         score=round(landmark.score, 4),
     )
 

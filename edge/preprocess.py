@@ -31,10 +31,14 @@ class Placement:
         return (np.asarray(xy_net, float) - self.offset + 0.5) / self.scale - 0.5
 
 
-def fit_into_square(shape: tuple[int, int], size: int) -> tuple[Placement, tuple[int, int]]:
-    """Return the placement, and the placed (height, width), of an image that fills the square's longer side."""
+def fit_into_square(shape: tuple[int, int], size: int, ratio: float | None = None) -> tuple[Placement, tuple[int, int]]:
+    """Return the placement in a square, and the placed (height, width), of an image scaled by ``ratio``.
+
+    Without a ratio, or with one too large for the square, the image fills the square's longer side.
+    """
     height, width = shape
-    ratio = size / max(height, width)
+    fitting = size / max(height, width)
+    ratio = fitting if ratio is None else min(ratio, fitting)
     placed = max(1, round(height * ratio)), max(1, round(width * ratio))
     offset = (size - placed[1]) // 2, (size - placed[0]) // 2
     return Placement(scale=(placed[1] / width, placed[0] / height), offset=offset), placed
@@ -82,9 +86,12 @@ def normalise(pixels: np.ndarray) -> np.ndarray:
     return (np.interp(pixels, edges, 2 * levels / levels[-1] - 1)).astype(np.float32)
 
 
-def to_network_input(pixels: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:
-    """Return the (1, 1, size, size) float32 batch of one (H, W) image, and where the image lies in it."""
-    placement, placed = fit_into_square(pixels.shape, size)
+def to_network_input(pixels: np.ndarray, size: int, ratio: float | None = None) -> tuple[np.ndarray, Placement]:
+    """Return the (1, 1, size, size) float32 batch of one (H, W) image, and where the image lies in it.
+
+    ``ratio`` is network px per detector px, see `fit_into_square`.
+    """
+    placement, placed = fit_into_square((pixels.shape[0], pixels.shape[1]), size, ratio)
     batch = np.zeros((1, 1, size, size), np.float32)
     x, y = placement.offset
     batch[0, 0, y : y + placed[0], x : x + placed[1]] = normalise(resize(pixels, placed))

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landmarknet.network import HeadForm, LandmarkNet, NetworkConfig
+from landmarknet.comparators import Network, new_network
+from landmarknet.network import HeadForm, NetworkConfig
 
 MACHINE_KEYS = ("ct_folder", "cache_folder", "output")
 
@@ -46,10 +47,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**{**data, "network": NetworkConfig.from_dict(data["network"])})
 
 
-def load_network(path: Path, head: HeadForm = "fast") -> LandmarkNet:
-    """Return the averaged network of a checkpoint, in evaluation mode."""
+def load_network(path: Path, head: HeadForm = "fast") -> Network:
+    """Return the averaged network of a checkpoint, of whichever architecture, in evaluation mode."""
     checkpoint = load_checkpoint(path)
-    network = LandmarkNet(checkpoint.network, head)
+    network = new_network(checkpoint.network, head)
     network.load_state_dict(checkpoint.averaged)
     return network.eval()
 

@@ -1,4 +1,4 @@
-"""``landmarknet-train``: simulate images, train, evaluate, count the arithmetic."""
+"""``landmarknet-train``: simulate images, train, cross-validate, compare, evaluate, count the arithmetic."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edge.errors import EdgeError
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console()
 
 
 @app.command()
 def simulate(
-    ct: Annotated[list[Path], typer.Argument(help="CT volumes, <patient>.nii.gz with landmarks beside them")],
-    output: Annotated[Path, typer.Option(help="folder for the DICOM RT Images and truth.json")],
-    poses: Annotated[int, typer.Option(min=1, help="poses per view; the first is exactly at 0 and 90 degrees")] = 1,
+    ct: Annotated[
+        list[Path], typer.Argument(help="CT volumes, <patient>.nii.gz; landmarks beside those that have them")
+    ],
+    output: Annotated[Path, typer.Option(help="folder for the data set: one folder of DICOM RT Images per patient")],
+    poses: Annotated[int, typer.Option(min=1, help="poses per view; the first is exactly at 0 and 90 degrees")] = 10,
+    negative_poses: Annotated[int, typer.Option(min=1, help="poses per view of a volume without landmarks")] = 4,
+    empty_fields: Annotated[int, typer.Option(min=0, help="images without a patient, per modality")] = 0,
     seed: Annotated[int, typer.Option(help="the same seed gives the same files")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="how many patients at once")] = 2,
 ) -> None:
-    """Simulate a kV DRR and a megavoltage portal image of the same pose, AP and lateral, as DICOM RT Images."""
-    from landmarknet.simulate_files import simulate_files
+    """Simulate kV DRRs and portal images by patient, with truth, manifest and contact sheet; goes on if stopped."""
+    from landmarknet.simulated_set import CONTACT_SHEET, DataSetPlan, make_data_set
 
-    for volume in ct:
-        folder = output if len(ct) == 1 else output / volume.name.removesuffix(".nii.gz")
-        for path in simulate_files(volume, folder, poses, seed):
-            out.print(path, soft_wrap=True)
+    plan = DataSetPlan(poses, negative_poses, empty_fields, seed)
+    folders = make_data_set(ct, output, plan, processes, out)
+    out.print(f"{len(folders)} patients in {output}; look at {output / CONTACT_SHEET}", soft_wrap=True)
 
 
 @app.command()
@@ -37,32 +43,66 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file, see landmarkne
     out.print(f"checkpoint: {run(read_train_config(config))}", soft_wrap=True)
 
 
+@app.command("operating-point")
+def operating_point(
+    weights: Annotated[Path, typer.Argument(help="weights.pt of a training")],
+    images: Annotated[Path, typer.Argument(help="data set of `landmarknet-train simulate`")],
+    patients: Annotated[list[str], typer.Argument(help="VALIDATION patients: neither trained nor tested on")],
+) -> None:
+    """Choose thresholds and uncertainties on validation patients; prints the [[kinds]] of a build recipe."""
+    from landmarknet.report import operating_point_toml
+
+    typer.echo(operating_point_toml(weights, images, patients))
+
+
 @app.command()
 def evaluate(
     release: Annotated[Path, typer.Argument(help="release folder")],
-    ct: Annotated[list[Path], typer.Argument(help="CT volumes of patients the network was NOT trained on")],
-    cache: Annotated[Path, typer.Option(help="folder for projections")] = Path("work/cache"),
-    per_view: Annotated[int, typer.Option(min=1, help="images per view and modality")] = 40,
-    seed: Annotated[int, typer.Option()] = 1,
+    images: Annotated[Path, typer.Argument(help="data set of `landmarknet-train simulate`")],
+    patients: Annotated[list[str], typer.Argument(help="patients that the release was not trained on")],
 ) -> None:
-    """Print PCK, F1 and deviation of a release on simulated images of unseen patients, as a Markdown table."""
-    from landmarknet.report import accuracy_table
+    """Print a release's accuracy through the room's own pipeline, as a Markdown table."""
+    from landmarknet.report import release_report
 
-    typer.echo(accuracy_table(release, ct, cache, per_view, seed))
+    typer.echo(release_report(release, images, patients))
 
 
 @app.command()
-def thresholds(
-    checkpoint: Annotated[Path, typer.Argument(help="weights.pt of a training")],
-    ct: Annotated[list[Path], typer.Argument(help="CT volumes of VALIDATION patients: neither trained nor tested on")],
-    cache: Annotated[Path, typer.Option(help="folder for projections")] = Path("work/cache"),
-    per_view: Annotated[int, typer.Option(min=1, help="images per view and modality")] = 40,
-    seed: Annotated[int, typer.Option()] = 1,
-) -> None:
-    """Print the thresholds of (nearly) best F1 on validation patients, ready for a build recipe."""
-    from landmarknet.report import threshold_table
+def folds(study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml")]) -> None:
+    """Train every fold of a study's cross-validation, or go on with them; hours on a CPU."""
+    from landmarknet.study import read_study
+    from landmarknet.train import train as run
 
-    typer.echo(threshold_table(checkpoint, ct, cache, per_view, seed))
+    plan = read_study(study)
+    for fold in plan.folds:
+        out.print(f"fold {fold.name}: {run(plan.fold_config(fold))}", soft_wrap=True)
+
+
+@app.command()
+def compare(study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml")]) -> None:
+    """Train the comparators and ablations of a study, or go on with them, and print the comparison."""
+    from landmarknet.compare import comparison_table, train_variants
+    from landmarknet.study import read_study
+
+    plan = read_study(study)
+    train_variants(plan, out.print)
+    typer.echo(comparison_table(plan))
+
+
+@app.command()
+def accuracy(
+    study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml")],
+    release: Annotated[Path, typer.Option(help="release folder")] = Path("edge/release"),
+    output: Annotated[Path, typer.Option(help="Markdown file; its figures go to a folder beside it")] = Path(
+        "docs/accuracy.md"
+    ),
+) -> None:
+    """Evaluate folds, release, scale, robustness and comparators, and write docs/accuracy.md with its figures."""
+    from landmarknet.accuracy import write_accuracy
+    from landmarknet.study import read_study
+
+    write_accuracy(read_study(study), study, release, output, out.print)
+    out.print(f"wrote {output}")
 
 
 @app.command()
@@ -74,5 +114,9 @@ def macs() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; what is wrong with its input is said in one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, EdgeError) as exc:
+        Console(stderr=True).print(f"[red]error:[/red] {exc}", soft_wrap=True)
+        raise SystemExit(2) from exc

@@ -1,48 +1,58 @@
 """From heatmaps to peaks, inside the graph: non-maximum suppression, the best K, sub-pixel refinement.
 
-Works on the 288 x 288 sample sites of the fast head. A radius of 3m sites there equals one of 4m px on the 384 map,
+Works on the 3S/4 x 3S/4 sample sites of the fast head. A radius of 3m sites there equals one of 4m px on the full map,
 whose interior 2 x 2 pixels are exact ties. Only operators that ONNX Runtime and TensorRT both run are used.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edge.backends import Inference
+from landmarknet.comparators import Network
 from landmarknet.fast_head import PIXELS_PER_BLOCK, SITE_OFFSETS, SITES_PER_BLOCK
-from landmarknet.network import LandmarkNet
+from landmarknet.network import PAPER_SIZE
 
 ROWS_PER_KIND = 24
-NMS_RADIUS_NET_PX = 8
+NMS_RADIUS_PAPER_PX = 8  # on the 384 grid
 FLOOR = 1e-6  # heights below it have no logarithm worth a refinement
 
 
 class LandmarkDetector(nn.Module):
-    """The exported graph: image (1, 1, 384, 384) to peaks (n, K, 3) and heatmaps (n, 288, 288)."""
+    """The exported graph: image (1, 1, S, S) to peaks (n, K, 3) and heatmaps (n, 3S/4, 3S/4)."""
 
-    def __init__(self, network: LandmarkNet, rows: int = ROWS_PER_KIND, radius_net_px: int = NMS_RADIUS_NET_PX) -> None:
+    def __init__(self, network: Network, rows: int = ROWS_PER_KIND) -> None:
         super().__init__()
-        self.network, self.rows, self.radius_net_px = network, rows, radius_net_px
+        self.network, self.rows = network, rows
+        self.radius_net_px = nms_radius_net_px(network.config.input_size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         heatmaps = self.network(image).heatmaps[0]
         return find_peaks(heatmaps, self.rows, self.radius_net_px), heatmaps
 
 
-def torch_detector(network: LandmarkNet) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the graph's function, (1, 1, 384, 384) to peaks (n, K, 3), run by torch."""
-    detector = LandmarkDetector(network).eval()
+def nms_radius_net_px(input_size: int) -> int:
+    """Return the radius, a multiple of 4 network px, that is 8 px on the 384 grid."""
+    blocks = NMS_RADIUS_PAPER_PX * input_size / PAPER_SIZE / PIXELS_PER_BLOCK
+    return max(1, round(blocks)) * PIXELS_PER_BLOCK
 
-    def detect(batch: np.ndarray) -> np.ndarray:
+
+class TorchBackend:
+    """The graph run by torch, in the shape of the room's backends: for what is not a release yet."""
+
+    def __init__(self, network: Network) -> None:
+        self._detector = LandmarkDetector(network).eval()
+
+    def infer(self, batch: np.ndarray) -> Inference:
         with torch.inference_mode():
-            peaks: np.ndarray = detector(torch.from_numpy(batch))[0].numpy()
-        return peaks
+            peaks, heatmaps = self._detector(torch.from_numpy(batch))
+        return Inference(peaks.numpy(), heatmaps.numpy())
 
-    return detect
+    def describe(self) -> dict[str, str]:
+        return {"flavour": "torch", "version": torch.__version__, "precision": "fp32", "device": "cpu"}
 
 
 def find_peaks(heatmaps: Tensor, rows: int, radius_net_px: int) -> Tensor:

@@ -17,15 +17,22 @@ from torch import Tensor, nn
 
 from landmarknet import fast_head
 
-KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle")
-INPUT_SIZE = 384
+KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle", "spine_line")
+LINE_KINDS = ("spine_line",)  # a ridge, not peaks: the row of spinous processes, wherever along it they are
+SINGLE_KINDS = ("tracheal_bifurcation", "louis_angle")  # at most one in an image
+PAPER_SIZE = 384  # px: distances in tables are in px of the whole image fitted into this square, whatever the network's
 STRIDES = (4, 8, 16, 32)
 HeadForm = Literal["plain", "fast"]
+Architecture = Literal["landmarknet", "dsnt", "deeplabv3", "prm"]  # the others: landmarknet.comparators
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """``resnet50`` at width 1 is the paper's network; the others are for a CPU."""
+    """``resnet50`` at width 1 is the paper's network; the others are for a CPU.
+
+    Without ``gate`` LandmarkNet's heatmaps are not multiplied by anything: an ablation. Comparators have none to leave
+    out, but for DSNT, which needs its own.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}  # read from TOML by pydantic
 
@@ -33,6 +40,10 @@ class NetworkConfig:
     bottom_up: Literal["resnet50", "resnet18"] = "resnet50"
     width: float = 1.0
     head_width: float = 1.0  # of the heatmap subnet alone: its maps are the largest by far
+    input_size: int = PAPER_SIZE  # a multiple of 32
+    mm_per_net_px: float | None = None  # at the isocentre; None fits the whole image into the square, as the paper does
+    architecture: Architecture = "landmarknet"
+    gate: bool = True
 
     def channels(self, full: int, width: float | None = None) -> int:
         """Return how many channels stand for ``full`` of the paper, a multiple of 8."""
@@ -47,19 +58,21 @@ class NetworkConfig:
 
 
 class Prediction(NamedTuple):
-    """What the network says: ``heatmaps`` (B, n, S, S), S = 384 (plain) or 288 (fast).
+    """What the network says: ``heatmaps`` (B, n, S, S), S = the input's size (plain) or 3/4 of it (fast).
 
-    ``gate`` is (B, n) before the sigmoid; ``by_level`` P1 to P4, each (B, n, 384/s, 384/s), empty unless asked for.
+    ``gate`` is (B, n) before the sigmoid, None from a network without one; ``by_level`` P1 to P4, each
+    (B, n, size/s, size/s), empty unless asked for.
     """
 
     heatmaps: Tensor
-    gate: Tensor
+    gate: Tensor | None
     by_level: tuple[Tensor, ...]
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Return convolution and batch normalisation; the bias is the normalisation's."""
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
+    padding = kernel // 2 * dilation
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out))
 
 
@@ -77,28 +90,38 @@ class Residual(nn.Module):
         return out
 
 
-def bottleneck(c_in: int, c_mid: int, stride: int) -> Residual:
+def bottleneck(c_in: int, c_mid: int, stride: int, dilations: tuple[int, int] = (1, 1)) -> Residual:
     """Return the block of the paper's Table 1: 1x1, 3x3, 1x1 to four times the channels."""
     body = nn.Sequential(
         conv_bn(c_in, c_mid, 1),
         nn.ReLU(),
-        conv_bn(c_mid, c_mid, 3, stride),
+        conv_bn(c_mid, c_mid, 3, stride, dilations[0]),
         nn.ReLU(),
         conv_bn(c_mid, 4 * c_mid, 1),
     )
     return Residual(body, c_in, 4 * c_mid, stride)
 
 
-def basic(c_in: int, c_mid: int, stride: int) -> Residual:
+def basic(c_in: int, c_mid: int, stride: int, dilations: tuple[int, int] = (1, 1)) -> Residual:
     """Return the block of ResNet-18: two 3x3."""
-    body = nn.Sequential(conv_bn(c_in, c_mid, 3, stride), nn.ReLU(), conv_bn(c_mid, c_mid, 3))
+    first = conv_bn(c_in, c_mid, 3, stride, dilations[0])
+    body = nn.Sequential(first, nn.ReLU(), conv_bn(c_mid, c_mid, 3, dilation=dilations[1]))
     return Residual(body, c_in, c_mid, stride)
 
 
-class BottomUp(nn.Module):
-    """Stem ‡ (7x7/2, max-pool/2, as in ResNet) and the four stages C1 to C4."""
+def gate_subnet(c_in: int, c_mid: int, n: int) -> nn.Sequential:
+    """Return the two fully connected layers from pooled features (B, c_in) to (B, n), before the sigmoid."""
+    return nn.Sequential(nn.Linear(c_in, c_mid), nn.ReLU(), nn.Linear(c_mid, n))
 
-    def __init__(self, config: NetworkConfig) -> None:
+
+class BottomUp(nn.Module):
+    """Stem ‡ (7x7/2, max-pool/2, as in ResNet) and the four stages C1 to C4.
+
+    Where the stride would exceed ``coarsest`` it stays, and what follows is dilated instead: the same values, but at
+    every cell of the finer map.
+    """
+
+    def __init__(self, config: NetworkConfig, coarsest: int = STRIDES[-1]) -> None:
         super().__init__()
         block, repeats, expansion = {
             "resnet50": (bottleneck, (3, 4, 6, 3), 4),
@@ -109,12 +132,13 @@ class BottomUp(nn.Module):
         self.stages = nn.ModuleList()
         self.channels: list[int] = []
         c_in = stem
-        for level, (full, repeat) in enumerate(zip((64, 128, 256, 512), repeats, strict=True)):
-            c_mid = config.channels(full)
-            blocks = []
-            for i in range(repeat):
-                blocks.append(block(c_in, c_mid, 2 if level > 0 and i == 0 else 1))
-                c_in = c_mid * expansion
+        reached, dilation = STRIDES[0], 1
+        for full, repeat, asked in zip((64, 128, 256, 512), repeats, STRIDES, strict=True):
+            c_mid, stride = config.channels(full), min(asked, coarsest)
+            before, dilation = dilation, asked // stride
+            blocks = [block(c_in, c_mid, stride // reached, (before, dilation))]
+            c_in, reached = c_mid * expansion, stride
+            blocks += [block(c_in, c_mid, 1, (dilation, dilation)) for _ in range(repeat - 1)]
             self.stages.append(nn.Sequential(*blocks))
             self.channels.append(c_in)
 
@@ -123,7 +147,7 @@ class BottomUp(nn.Module):
         levels = []
         for stage in self.stages:
             x = stage(x)
-            levels.append(x)  # (B, C, 384/s, 384/s)
+            levels.append(x)  # (B, C, 384/s, 384/s), s = min(stride, coarsest)
         return levels
 
 
@@ -159,15 +183,21 @@ class LandmarkNet(nn.Module):
         self.heatmap_conv = nn.Conv2d(len(STRIDES) * d, h, 3, padding=1, bias=False)  # the bias is the norm's
         self.heatmap_norm = nn.BatchNorm2d(h)  # ‡
         self.heatmap_out = nn.Conv2d(h, n, 1)
-        self.gate = nn.Sequential(nn.Linear(len(STRIDES) * d, d), nn.ReLU(), nn.Linear(d, n))
+        self.gate = gate_subnet(len(STRIDES) * d, d, n) if config.gate else None
+
+    def heatmap_layers(self) -> list[nn.Conv2d]:
+        """Return the convolutions whose outputs are heatmaps."""
+        return [self.heatmap_out, *(out for out in self.by_level if isinstance(out, nn.Conv2d))]
 
     def forward(self, image: Tensor, *, with_levels: bool = False) -> Prediction:
         """Map (B, 1, 384, 384) to heatmaps and gate; ``with_levels`` adds the intermediate heatmaps."""
         pyramid = self.top_down(self.bottom_up(image))
         features = [phi(p) for phi, p in zip(self.phi, pyramid, strict=True)]  # (B, 128, 384/s, 384/s)
-        gate = self.gate(torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1))  # (B, n), before the sigmoid ‡
-        form = self.plain_heatmaps if self.head == "plain" else self.fast_heatmaps
-        heatmaps = form(features) * torch.sigmoid(gate)[:, :, None, None]
+        heatmaps = self.plain_heatmaps(features) if self.head == "plain" else self.fast_heatmaps(features)
+        gate = None
+        if self.gate is not None:
+            gate = self.gate(torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1))  # (B, n), before the sigmoid ‡
+            heatmaps = heatmaps * torch.sigmoid(gate)[:, :, None, None]
         levels = tuple(out(p) for out, p in zip(self.by_level, pyramid, strict=True)) if with_levels else ()
         return Prediction(heatmaps, gate, levels)
 
@@ -184,5 +214,8 @@ class LandmarkNet(nn.Module):
         """Return (B, n, 288, 288): the distinct samples of the plain form's heatmaps."""
         x = fast_head.upsampled_conv(features, self.heatmap_conv.weight)
         x = F.relu(fast_head.site_batch_norm(x, self.heatmap_norm))  # (B, 288, 288, 128)
-        x = F.linear(x, self.heatmap_out.weight[:, :, 0, 0], self.heatmap_out.bias)
+        # Permuted, so that its gradient gets the strides of a channels-last weight: DistributedDataParallel warns, and
+        # copies, where a 1x1 weight and its gradient differ in strides that no element tells apart.
+        weight = self.heatmap_out.weight.permute(0, 2, 3, 1).flatten(1)  # (n, 128)
+        x = F.linear(x, weight, self.heatmap_out.bias)
         return x.permute(0, 3, 1, 2)

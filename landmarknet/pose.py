@@ -23,6 +23,7 @@ class Pose:
     gantry_deg: float
     tilt_deg: float = 0.0  # out of the gantry's plane
     sad_mm: float = 1000.0
+    turn_deg: float = 0.0  # of the image in its own plane
 
 
 def straight_pose(ct: CtVolume, view: View) -> Pose:
@@ -36,7 +37,8 @@ def sample_pose(ct: CtVolume, view: View, rng: np.random.Generator) -> Pose:
     return Pose(
         isocentre_mm=_point(_middle(ct) + offset),
         gantry_deg=GANTRY_DEG[view] + float(np.clip(rng.normal(0, 4), -10, 10)),
-        tilt_deg=float(np.clip(rng.normal(0, 2.5), -6, 6)),
+        tilt_deg=float(np.clip(rng.normal(0, 3), -8, 8)),
+        sad_mm=1000.0 if rng.random() < 0.7 else float(rng.uniform(1000.0, 1800.0)),
     )
 
 

@@ -46,7 +46,9 @@ class Projector:
     def project(self, pose: Pose, size: int, mm_per_px: float) -> Projection:
         """Project onto a (size, size) grid centred on the beam axis, ``mm_per_px`` at the isocentre."""
         geometry = rtk.ThreeDCircularProjectionGeometry.New()
-        geometry.AddProjection(pose.sad_mm, BEYOND * pose.sad_mm, pose.gantry_deg, 0.0, 0.0, pose.tilt_deg, 0.0)
+        geometry.AddProjection(
+            pose.sad_mm, BEYOND * pose.sad_mm, pose.gantry_deg, 0.0, 0.0, pose.tilt_deg, pose.turn_deg
+        )
         origin = _fixed(self._first_voxel_lps - pose.isocentre_mm)
         paths = [self._forward(t, geometry, origin, size, mm_per_px) for t in self._tissues]
         matrix = itk.array_from_matrix(geometry.GetMatrix(0))

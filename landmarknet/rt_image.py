@@ -13,6 +13,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTImageStorage
 
+from landmarknet.pose import View
+
 STORED_RANGE = (200, 64000)  # of 16 bit: real detectors reach neither end
 
 
@@ -20,24 +22,23 @@ STORED_RANGE = (200, 64000)  # of 16 bit: real detectors reach neither end
 class SimulatedImage:
     """``signal`` (H, W), bright = more dose; the beam axis meets the middle of the detector.
 
-    ``points_px`` and ``points_mm`` hold (n, 2) per kind, detector px and mm at the isocentre (+x right, +y up).
+    ``points_px`` holds the labelled points (n, 2) per kind, detector px, ``shown`` (n,) whether the image shows them.
+    ``unlabelled`` kinds may be there without a label. ``sign`` is the stored values': -1 stores less for more dose.
     """
 
     name: str
     patient: str
+    view: View
     kind: Literal["PORTAL", "DRR"]
     signal: np.ndarray
     spacing_at_isocentre_mm: float
     gantry_deg: float
     sid_mm: float
+    sign: Literal[-1, 1]
     points_px: dict[str, np.ndarray]
+    shown: dict[str, np.ndarray]
+    unlabelled: frozenset[str]
     attribution: str
-
-    @property
-    def points_mm(self) -> dict[str, np.ndarray]:
-        half = (np.array(self.signal.shape[::-1]) - 1) / 2
-        scale = np.array((1.0, -1.0)) * self.spacing_at_isocentre_mm
-        return {kind: (points - half) * scale for kind, points in self.points_px.items()}
 
 
 SAD_MM = 1000.0
@@ -52,10 +53,12 @@ def write_rt_image(image: SimulatedImage, folder: Path) -> Path:
 
 
 def rt_image_dataset(image: SimulatedImage) -> Dataset:
-    """Return the dataset; the stored values are inverted (sign -1), as treatment machines and planning systems do."""
+    """Return the dataset; treatment machines and planning systems store inverted values (sign -1)."""
     low, high = float(image.signal.min()), float(image.signal.max())
     first, last = STORED_RANGE
-    stored = np.round(last - (image.signal - low) / (high - low) * (last - first)).astype(np.uint16)
+    share = (image.signal - low) / max(high - low, 1e-12)
+    stored = last - share * (last - first) if image.sign < 0 else first + share * (last - first)
+    stored = np.round(stored).astype(np.uint16)
     rows, columns = stored.shape
     spacing = image.spacing_at_isocentre_mm * image.sid_mm / SAD_MM
 
@@ -97,7 +100,8 @@ def rt_image_dataset(image: SimulatedImage) -> Dataset:
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = rows, columns, 16, 16, 15
     ds.PixelRepresentation = 0
-    ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LIN" if image.kind == "PORTAL" else "LOG", -1
+    ds.PixelIntensityRelationship = "LIN" if image.kind == "PORTAL" else "LOG"
+    ds.PixelIntensityRelationshipSign = image.sign
     ds.WindowCenter, ds.WindowWidth = (first + last) / 2, last - first
     ds.PixelData = stored.tobytes()
     ds["PixelData"].VR = "OW"
@@ -114,29 +118,37 @@ def _uid(what: str, name: str) -> str:
 
 
 def truth_document(images: list[SimulatedImage]) -> dict[str, Any]:
-    """Return what ``truth.json`` holds: per file the landmarks that the image shows, and whose labels they are."""
+    """Return what ``truth.json`` holds: per file the labelled landmarks it shows and hides, and unlabelled kinds."""
     return {
         "notice": "SIMULATED images; labels are semi-manual, not a clinician's (about +-2 to 3 mm)",
         "attribution": sorted({image.attribution for image in images}),
         "made_with": f"landmarknet-train simulate, pydicom {pydicom.__version__}",
-        "images": {
-            f"{image.name}.dcm": {
-                "patient": image.patient,
-                "landmarks": [
-                    {
-                        "kind": kind,
-                        "x_px": round(float(px[0]), 3),
-                        "y_px": round(float(px[1]), 3),
-                        "x_mm": round(float(mm[0]), 3),
-                        "y_mm": round(float(mm[1]), 3),
-                    }
-                    for kind in image.points_px
-                    for px, mm in zip(image.points_px[kind], image.points_mm[kind], strict=True)
-                ],
-            }
-            for image in images
-        },
+        "images": {f"{image.name}.dcm": _truth(image) for image in images},
     }
+
+
+def _truth(image: SimulatedImage) -> dict[str, Any]:
+    return {
+        "patient": image.patient,
+        "view": image.view,
+        "modality": "mv" if image.kind == "PORTAL" else "kv",
+        "mm_per_px": round(image.spacing_at_isocentre_mm, 6),
+        "landmarks": _points(image, shown=True),
+        "hidden": _points(image, shown=False),
+        "unlabelled": sorted(image.unlabelled),
+    }
+
+
+def _points(image: SimulatedImage, *, shown: bool) -> list[dict[str, Any]]:
+    """Return points in px and in mm at the isocentre (+x right, +y up)."""
+    half = (np.array(image.signal.shape[::-1]) - 1) / 2
+    entries = []
+    for kind in sorted(set(image.points_px) - image.unlabelled, key=list(image.points_px).index):
+        for px in image.points_px[kind][image.shown[kind] == shown]:
+            mm = (px - half) * (1.0, -1.0) * image.spacing_at_isocentre_mm
+            x_px, y_px, x_mm, y_mm = (round(float(value), 3) for value in (*px, *mm))
+            entries.append({"kind": kind, "x_px": x_px, "y_px": y_px, "x_mm": x_mm, "y_mm": y_mm})
+    return entries
 
 
 def write_truth(images: list[SimulatedImage], folder: Path) -> Path:

@@ -48,6 +48,21 @@ class Exposure:
     couch_mm: float
     graticule: float  # relative darkness of the lines, 0 = none
     field: Field | None
+    processing: Processing | None = None
+
+
+@dataclass(frozen=True)
+class Processing:
+    """What a machine or an archive does to the output before anybody sees it."""
+
+    sharpening: float  # share of the detail, the output less its blur, that is added to it
+    detail_sigma_mm: float
+    window: tuple[float, float]  # quantiles outside which the output is clipped
+    labels: int  # burnt-in letters and markers
+    inverted: bool
+
+
+PLAIN = Processing(0.0, 5.0, (0.0, 1.0), 0, inverted=False)
 
 
 CLEAN_DRR = Exposure("kv", 0.0205, 1.0, 0.0, 60.0, 0.2, 0.0, 0.0, response=0.3, couch_mm=0.0, graticule=0.0, field=None)
@@ -83,6 +98,19 @@ def sample_exposure(rng: np.random.Generator, modality: Modality) -> Exposure:
         couch_mm=rng.uniform(2.0, 40.0) if rng.random() < 0.5 else 0.0,
         graticule=rng.uniform(0.02, 0.3) if rng.random() < 0.1 else 0.0,
         field=sample_field(rng) if rng.random() < (0.3 if kv else 0.7) else None,
+        processing=sample_processing(rng, modality) if rng.random() < 0.5 else None,
+    )
+
+
+def sample_processing(rng: np.random.Generator, modality: Modality) -> Processing:
+    """Draw a processing; one image in ten arrives with its polarity the wrong way round."""
+    strong = 2.0 if modality == "kv" else 1.0
+    return Processing(
+        sharpening=rng.uniform(0.0, strong) if rng.random() < 0.6 else 0.0,
+        detail_sigma_mm=float(np.exp(rng.uniform(np.log(2.0), np.log(40.0)))),
+        window=(rng.uniform(0.0, 0.08), 1 - rng.uniform(0.0, 0.08)) if rng.random() < 0.6 else (0.0, 1.0),
+        labels=int(rng.integers(1, 6)) if rng.random() < 0.3 else 0,
+        inverted=bool(rng.random() < 0.2),
     )
 
 
@@ -124,13 +152,33 @@ def expose(paths_mm: Tensor, grid_mm: Tensor, exposure: Exposure, rng: np.random
         signal = signal + exposure.noise * torch.sqrt(signal.clamp_min(0) * float(signal.max()) + MIN_SIGNAL) * white
     if exposure.graticule > 0:
         signal = signal * (1 - exposure.graticule * graticule_mask(grid_mm, rng))
-    return respond(signal, exposure.response)
+    output = respond(signal, exposure.response)
+    return output if exposure.processing is None else process(output, exposure.processing, mm_per_px, rng)
 
 
 def respond(signal: Tensor, exponent: float) -> Tensor:
     """Apply the Box-Cox family: (s^g - 1) / g, the logarithm at g = 0; increasing, so polarity stays."""
     relative = (signal / signal.max()).clamp_min(MIN_SIGNAL)
     return torch.log(relative) if exponent < 1e-3 else (relative**exponent - 1) / exponent
+
+
+def process(output: Tensor, processing: Processing, mm_per_px: float, rng: np.random.Generator) -> Tensor:
+    """Sharpen, clip to a window, burn labels in, invert."""
+    if processing.sharpening > 0:
+        output = output + processing.sharpening * (output - blur(output, processing.detail_sigma_mm / mm_per_px))
+    if processing.window != (0.0, 1.0):
+        low, high = np.quantile(output.numpy(), processing.window)
+        output = output.clamp(float(low), float(high))
+    if processing.labels:
+        output = output.clone()
+        low, high = float(output.min()), float(output.max())
+        for _ in range(processing.labels):
+            height, width = (rng.uniform(3.0, 12.0, 2) * (1, 2) / mm_per_px).astype(int) + 1
+            top, left = (rng.random(2) * np.array(output.shape)).astype(int)
+            letters = torch.from_numpy(rng.random((height, width)) < rng.uniform(0.3, 1.0))
+            patch = output[top : top + height, left : left + width]
+            patch[letters[: patch.shape[0], : patch.shape[1]]] = high if rng.random() < 0.5 else low
+    return -output if processing.inverted else output
 
 
 def field_mask(grid_mm: Tensor, field: Field) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the network should answer: Gaussians of sigma 3 px about each landmark on the 384 grid (paper, Training)."""
+"""What the network should answer: a Gaussian about each landmark, of sigma 3 px on the 384 grid (paper, Training)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from landmarknet.fast_head import to_sites
+from landmarknet.network import LINE_KINDS
 
-SIGMA_NET_PX = 3.0
+PAPER_SIGMA_NET_PX = 3.0
 MIN_SIGMA_LEVEL_PX = 1.0  # ‡ at stride 32 a sigma of 3/32 px would be no target at all
 
 
-def heatmap(points_net: np.ndarray, size: int, sigma: float = SIGMA_NET_PX) -> Tensor:
+def heatmap(points_net: np.ndarray, size: int, sigma: float) -> Tensor:
     """Return (size, size) float32: the highest of the Gaussians about (n, 2) x, y points; zeros for none."""
     out = torch.zeros(size, size)
     line = torch.arange(size, dtype=torch.float32)
@@ -24,20 +25,37 @@ def heatmap(points_net: np.ndarray, size: int, sigma: float = SIGMA_NET_PX) -> T
     return out
 
 
-def site_heatmap(points_net: np.ndarray, size: int) -> Tensor:
-    """Return the target of the fast form, (3 size / 4, 3 size / 4): block means of `heatmap`.
+def ridge(points_net: np.ndarray, size: int, sigma: float) -> Tensor:
+    """Return (size, size) float32: a Gaussian across the line through (n, 2) points, which runs down the image."""
+    if not len(points_net):
+        return torch.zeros(size, size)
+    x, y = np.asarray(points_net, float)[np.argsort(points_net[:, 1])].T
+    rows = np.arange(size)
+    across = rows[None] - np.interp(rows, y, x)[:, None]
+    beyond = np.maximum(np.maximum(y[0] - rows, rows - y[-1]), 0.0)[:, None]
+    out = np.exp(-0.5 * (across**2 + beyond**2) / sigma**2)
+    return torch.from_numpy(out.astype(np.float32))
+
+
+def draw(kind: str, points_net: np.ndarray, size: int, sigma: float) -> Tensor:
+    """Return the full-resolution target of one kind, (size, size): a Gaussian per point, or a ridge for a line."""
+    return (ridge if kind in LINE_KINDS else heatmap)(points_net, size, sigma)
+
+
+def site_target(kind: str, points_net: np.ndarray, size: int, sigma: float) -> Tensor:
+    """Return the target of the fast form, (3 size / 4, 3 size / 4): block means of the full-resolution one.
 
     With weights [1, 2, 1] per block its squared error has the gradient of the full-resolution one.
     """
-    return to_sites(heatmap(points_net, size))
+    return to_sites(draw(kind, points_net, size, sigma))
 
 
-def level_heatmap(points_net: np.ndarray, size: int, stride: int) -> Tensor:
+def level_target(kind: str, points_net: np.ndarray, size: int, stride: int, sigma: float) -> Tensor:
     """Return the target of the pyramid's level with this stride, (size / stride, size / stride)."""
     points = (np.asarray(points_net, float).reshape(-1, 2) + 0.5) / stride - 0.5
-    return heatmap(points, size // stride, level_sigma(stride))
+    return draw(kind, points, size // stride, level_sigma(stride, sigma))
 
 
-def level_sigma(stride: int) -> float:
+def level_sigma(stride: int, sigma: float) -> float:
     """Return the sigma of a level's targets, in px of that level."""
-    return max(SIGMA_NET_PX / stride, MIN_SIGMA_LEVEL_PX)
+    return max(sigma / stride, MIN_SIGMA_LEVEL_PX)

@@ -1,4 +1,4 @@
-"""Train LandmarkNet: AdamW, warm-up and cosine, EMA, checkpoints that resume with the data they would have seen.
+"""Train a network: AdamW, warm-up and cosine, EMA, checkpoints that resume with the data they would have seen.
 
 On a CPU two processes of one thread each are used instead of two threads (docs/adr/0003).
 """
@@ -9,10 +9,13 @@ import copy
 import csv
 import ctypes
 import math
+import multiprocessing
 import os
+import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,14 +24,19 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from landmarknet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_only
-from landmarknet.dataset import CachedView, Sample, TrainingSet, cache_views, collate
-from landmarknet.losses import loss_terms
-from landmarknet.network import HeadForm, LandmarkNet, NetworkConfig
+from landmarknet.comparators import Network, new_network
+from landmarknet.dataset import CachedView, Grid, Sample, TrainingSet, cache_files, cache_views, collate
+from landmarknet.losses import LEVEL_SHARE, coordinate_terms, loss_terms
+from landmarknet.network import HeadForm, NetworkConfig
+from landmarknet.targets import PAPER_SIGMA_NET_PX
+from landmarknet.training_curves import training_curves
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 GATE_BIAS = 2.0  # gates start open
@@ -55,10 +63,13 @@ class TrainConfig:
     warm_up_steps: int = 60
     weight_decay: float = 1e-2
     ema: float = 0.995
-    poses: int = 24
-    negative_poses: int = 8
+    poses: int = 32
+    negative_poses: int = 12
     seed: int = 0
     save_every: int = 50
+    sigma_net_px: float = PAPER_SIGMA_NET_PX  # of the targets
+    hard_share: float = 0.0  # of a batch's images, those with the largest error, count twice
+    level_share: float = LEVEL_SHARE  # weight of the intermediate supervision; 0 trains without it
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,15 +92,67 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def training_set(config: TrainConfig) -> TrainingSet:
-    """Return the training set of a config; projects what the cache lacks."""
-    folder, cache = Path(config.ct_folder), Path(config.cache_folder)
+    """Return the training set of a config; projects what the cache lacks, one CT after the other."""
+    cache = Path(config.cache_folder)
 
-    def views(patients: tuple[str, ...], poses: int) -> list[CachedView]:
-        return [v for p in patients for v in cache_views(folder / f"{p}.nii.gz", cache, poses, config.seed)]
+    def views(patients: Iterable[tuple[Path, int]]) -> list[CachedView]:
+        return [view for ct, poses in patients for view in cache_views(ct, cache, poses, config.seed)]
 
     return TrainingSet(
-        views(config.patients, config.poses), views(config.negatives, config.negative_poses), config.seed
+        views(_labelled(config)), views(_negatives(config)), config.seed, Grid.of(config.network, config.sigma_net_px)
     )
+
+
+def _labelled(config: TrainConfig) -> list[tuple[Path, int]]:
+    return [(Path(config.ct_folder) / f"{patient}.nii.gz", config.poses) for patient in config.patients]
+
+
+def _negatives(config: TrainConfig) -> list[tuple[Path, int]]:
+    return [(Path(config.ct_folder) / f"{patient}.nii.gz", config.negative_poses) for patient in config.negatives]
+
+
+def fill_cache(config: TrainConfig) -> None:
+    """Project the CTs that the cache lacks, over ``config.processes`` processes; says on stderr how far it is."""
+    cache = Path(config.cache_folder)
+    jobs = [
+        (ct, cache, poses, config.seed)
+        for ct, poses in (*_labelled(config), *_negatives(config))
+        if not _is_cached(ct, cache, poses, config.seed)
+    ]
+    if not jobs:
+        return
+    console = Console(stderr=True)
+    processes = min(config.processes, len(jobs))
+    if processes == 1:
+        for job in track(jobs, "projecting CTs", console=console):
+            _project(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_projecting) as pool:
+        for _ in track(pool.map(_project, jobs), "projecting CTs", total=len(jobs), console=console):
+            pass
+
+
+def _is_cached(ct: Path, cache: Path, poses: int, seed: int) -> bool:
+    return all(file.exists() for file in cache_files(ct, cache, poses, seed).values())
+
+
+def _project(job: tuple[Path, Path, int, int]) -> None:
+    cache_views(*job)
+
+
+def _start_projecting() -> None:
+    """Give a projecting process one thread, and the end of the process that started it."""
+    torch.set_num_threads(1)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read when ITK is first imported, which is later
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # a pool's process would wait for work for ever
 
 
 def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step: None) -> Path:
@@ -99,7 +162,7 @@ def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step:
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    training_set(config)  # project once, before the processes share the cache
+    fill_cache(config)  # before the processes share it
     if config.processes == 1:
         _train_process(0, config, "", after_save)
     else:
@@ -135,45 +198,48 @@ def _train_process(
         parallel = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay)
     averaged = copy.deepcopy(model)
-    last = Path(config.output) / "last.pt"
+    last, log = Path(config.output) / "last.pt", Path(config.output) / "losses.csv"
     start = _resume(last, model, averaged, optimizer) if last.exists() else 0
+    if rank == 0 and log.exists():
+        drop_rows(log, start)
 
     began = time.monotonic()
     batches = _batches(training_set(config), config, rank, start)
     for step, sample in zip(range(start, config.steps), batches, strict=False):
         if rendezvous and os.getppid() != parent:  # it was killed: do not write into the next run's checkpoints
             raise SystemExit("the training was ended")
-        terms = _step(parallel, optimizer, _to(sample, device), learning_rate(step, config), device)
+        terms = _step(parallel, optimizer, _to(sample, device), learning_rate(step, config), config)
         _update_average(averaged, model, min(config.ema, (step + 1) / (step + 10)))
         if rank == 0:
-            _log(Path(config.output) / "losses.csv", step, learning_rate(step, config), terms, began)
+            _log(log, step, learning_rate(step, config), terms, began)
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 checkpoint = Checkpoint(
                     config.network, step + 1, averaged.state_dict(), model.state_dict(), optimizer.state_dict(),
                     config.to_dict(),
                 )  # fmt: skip
                 save_checkpoint(last, checkpoint)
+                training_curves(log, Path(config.output) / "curves.png")
                 if after_save is not None:
                     after_save(step + 1)
     if rendezvous:
         dist.destroy_process_group()
 
 
-def _new_model(config: TrainConfig) -> LandmarkNet:
+def _new_model(config: TrainConfig) -> Network:
     """Start with nearly empty heatmaps and open gates."""
-    model = LandmarkNet(config.network, config.head)
-    for out in (model.heatmap_out, *model.by_level):
-        assert isinstance(out, nn.Conv2d)
-        assert out.bias is not None
+    model = new_network(config.network, config.head)
+    for out in model.heatmap_layers():
         nn.init.normal_(out.weight, std=0.01)
-        nn.init.zeros_(out.bias)
-    final = model.gate[-1]
-    assert isinstance(final, nn.Linear)
-    nn.init.constant_(final.bias, GATE_BIAS)
+        if out.bias is not None:
+            nn.init.zeros_(out.bias)
+    if model.gate is not None:
+        final = model.gate[-1]
+        assert isinstance(final, nn.Linear)
+        nn.init.constant_(final.bias, GATE_BIAS)
     return model
 
 
-def _resume(last: Path, model: LandmarkNet, averaged: LandmarkNet, optimizer: torch.optim.Optimizer) -> int:
+def _resume(last: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     checkpoint = load_checkpoint(last)
     model.load_state_dict(checkpoint.raw)
     averaged.load_state_dict(checkpoint.averaged)
@@ -191,13 +257,16 @@ def _batches(data: TrainingSet, config: TrainConfig, rank: int, start: int) -> I
 
 
 def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, sample: Sample, rate: float, device: torch.device
+    model: nn.Module, optimizer: torch.optim.Optimizer, sample: Sample, rate: float, config: TrainConfig
 ) -> dict[str, float]:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(sample.image.device.type, torch.bfloat16):
         prediction = model(sample.image, with_levels=True)
-    terms = loss_terms(prediction, sample)
+    if config.network.architecture == "dsnt":
+        terms = coordinate_terms(prediction, sample, config.sigma_net_px, config.hard_share, config.network.kinds)
+    else:
+        terms = loss_terms(prediction, sample, config.sigma_net_px, config.hard_share, config.level_share)
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
     optimizer.step()
@@ -224,6 +293,18 @@ def _update_average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
             mine.lerp_(new, 1 - keep)
         else:
             mine.copy_(new)
+
+
+def drop_rows(log: Path, start: int) -> None:
+    """Rewrite ``losses.csv`` without the steps from ``start`` on: a resumed training takes and logs them again."""
+    with log.open(newline="") as file:
+        rows = list(csv.reader(file))
+    whole = [row for row in rows[1:] if len(row) == len(LOG_HEADER)]  # the last may be cut off
+    kept = [row for row in whole if int(row[0]) < start]
+    partial = log.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        csv.writer(file).writerows([LOG_HEADER, *kept])
+    partial.replace(log)
 
 
 def _log(path: Path, step: int, rate: float, terms: dict[str, float], began: float) -> None:

@@ -10,6 +10,7 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from edge.contract import KindContract
 from edge.preprocess import Placement, normalise
 from edge.records import Landmark, PortalImage
 
@@ -24,11 +25,15 @@ REACH = 8  # of a mark, from its middle
 
 
 def draw_overlay(
-    image: PortalImage, landmarks: Sequence[Landmark], heatmaps: np.ndarray, placement: Placement, kinds: Sequence[str]
+    image: PortalImage,
+    landmarks: Sequence[Landmark],
+    heatmaps: np.ndarray,
+    placement: Placement,
+    kinds: Sequence[KindContract],
 ) -> bytes:
     """Return a PNG. Less dose is drawn brighter, as on film: bone is white. Grey levels are the network's.
 
-    ``heatmaps`` is (n, 288, 288) on sample sites, ``kinds`` names its rows.
+    ``heatmaps`` is (n, S, S) on sample sites, ``kinds`` names its rows. A line is drawn through its points.
     """
     height, width = image.pixels.shape
     zoom = LONG_SIDE / max(height, width)
@@ -42,17 +47,30 @@ def draw_overlay(
     page = Image.new("RGB", (page_width, size[1] + LINE * (len(kinds) + 1) + 4), DARK)
     page.paste(canvas, (0, 0))
     pen = ImageDraw.Draw(page)
-    for landmark in landmarks:
-        index, score = list(kinds).index(landmark.kind), f"{landmark.score:.2f}"
-        x, y = ((np.array(landmark.xy_px) + 0.5) * size / (width, height) - 0.5).round().astype(int).tolist()
+    order = {promise.kind: index for index, promise in enumerate(kinds)}
+    on_page = [((np.array(one.xy_px) + 0.5) * size / (width, height) - 0.5).round() for one in landmarks]
+    for promise in kinds:
+        if promise.shape == "line":
+            through = [at for at, one in zip(on_page, landmarks, strict=True) if one.kind == promise.kind]
+            _line(pen, order[promise.kind], through)
+    points = {promise.kind for promise in kinds if promise.shape == "point"}
+    for at, landmark in zip(on_page, landmarks, strict=True):
+        if landmark.kind not in points:
+            continue
+        index, score = order[landmark.kind], f"{landmark.score:.2f}"
+        x, y = at.astype(int).tolist()
         _mark(pen, index, x, y)
         where = _beside(x, y, font.getlength(score), size)
         pen.text(where, score, fill=_colour(index), font=font, stroke_width=2, stroke_fill=RIM)
-    for index, kind in enumerate(kinds):
+    for index, promise in enumerate(kinds):
         y = size[1] + LINE * index + LINE // 2
-        _mark(pen, index, 16, y)
-        count = sum(one.kind == kind for one in landmarks)
-        pen.text((34, y - 11), f"{kind.replace('_', ' ')}: {count}", fill=_colour(index), font=font)
+        count = sum(one.kind == promise.kind for one in landmarks)
+        if promise.shape == "line":
+            _line(pen, index, [np.array((6, y)), np.array((26, y))])
+        else:
+            _mark(pen, index, 16, y)
+        unit = " points along it" if promise.shape == "line" else ""
+        pen.text((34, y - 11), f"{promise.kind.replace('_', ' ')}: {count}{unit}", fill=_colour(index), font=font)
     pen.text((8, size[1] + LINE * len(kinds) + 2), FOOTER, fill=WHITE, font=font)
     return _png(page)
 
@@ -103,6 +121,14 @@ def _mark(pen: ImageDraw.ImageDraw, index: int, x: int, y: int) -> None:
         else:
             pen.line((x - r, y, x + r, y), fill=colour, width=width)
             pen.line((x, y - r, x, y + r), fill=colour, width=width)
+
+
+def _line(pen: ImageDraw.ImageDraw, index: int, points: Sequence[np.ndarray]) -> None:
+    """Draw the line through a kind's points, dark below it as for a mark."""
+    if len(points) > 1:
+        path = [(float(x), float(y)) for x, y in points]
+        pen.line(path, fill=RIM, width=5)
+        pen.line(path, fill=_colour(index), width=2)
 
 
 def _png(page: Image.Image) -> bytes:

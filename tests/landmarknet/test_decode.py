@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landmarknet.decode import find_peaks, site_position, suppress
-from landmarknet.targets import site_heatmap
+from landmarknet.decode import find_peaks, nms_radius_net_px, site_position, suppress
+from landmarknet.targets import site_target
 
 SITES = site_position(torch.arange(288))
 
@@ -44,7 +44,9 @@ def test_a_gaussian_sampled_at_the_sites_is_found_where_it_is(x, y):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(x=st.floats(8, 375), y=st.floats(8, 375))
 def test_a_training_target_is_decoded_where_it_was_encoded(x, y):
-    peaks = find_peaks(site_heatmap(np.array(((x, y),)), 384)[None], rows=1, radius_net_px=8)[0]
+    peaks = find_peaks(
+        site_target("tracheal_bifurcation", np.array(((x, y),)), 384, sigma=3.0)[None], rows=1, radius_net_px=8
+    )[0]
     # block means of a Gaussian are not quite one: fast-head.md gives up to 0.06 px
     assert peaks[0, :2].numpy() == pytest.approx((x, y), abs=0.08)
 
@@ -110,3 +112,8 @@ def test_more_peaks_than_rows_keeps_the_best():
     heatmap = torch.stack([sampled_gaussian(40 * i + 30, 100, 0.1 * (i + 1)) for i in range(8)]).amax(0)
     peaks = find_peaks(heatmap[None], rows=3, radius_net_px=8)[0]
     assert peaks[:, 0].numpy() == pytest.approx((310, 270, 230), abs=1e-2)
+
+
+@pytest.mark.parametrize(("size", "radius"), [(384, 8), (192, 4), (96, 4)])
+def test_the_radius_is_that_of_the_384_grid_in_whole_blocks(size, radius):
+    assert nms_radius_net_px(size) == radius

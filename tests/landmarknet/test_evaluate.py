@@ -1,14 +1,38 @@
+import json
+
 import numpy as np
 import pytest
 
-from landmarknet.dataset import Case
-from landmarknet.evaluate import Finding, best_threshold, chance_along_the_row, match, score
+from edge.backends.function import FunctionBackend
+from edge.contract import KindContract
+from landmarknet.baselines import mean_position, shuffled
+from landmarknet.evaluate import Finding, chance_along_the_row, false_alarms, find, match, score, sideways
+from landmarknet.network import NetworkConfig
+from landmarknet.operating_point import (
+    best_threshold,
+    fit_sigma,
+    inside_shares,
+    operating_point,
+    reading_of,
+)
+from landmarknet.report import accuracy_table, demand_unseen, false_alarm_table, per_patient_table
+from landmarknet.rt_image import write_rt_image, write_truth
+from landmarknet.simulate_files import empty_fields
+
+CARINA = KindContract(kind="tracheal_bifurcation", threshold=0.5, at_most=1)
+SPINOUS = KindContract(kind="spinous_process", threshold=0.5, at_most=10)
+LINE = KindContract(kind="spine_line", threshold=0.5, at_most=64, shape="line")
 
 
-def finding(truth, peaks, mm_per_net_px=0.5):
-    truth = np.array(truth, float).reshape(-1, 2)
-    case = Case(np.zeros((1, 1, 384, 384)), {"k": truth}, {"k": np.ones(len(truth), bool)}, "ap", mm_per_net_px)
-    return Finding("k", "p", "kv", case, truth, np.array(peaks, float).reshape(-1, 3))
+def finding(truth, peaks, kind="tracheal_bifurcation", *, labelled=True, patient="p", mm_per_px=0.5, width=2.0):
+    """Peaks are x, y, score on a 384 x 384 image, whose px are the paper's."""
+    peaks = np.array(peaks, float).reshape(-1, 3)
+    peaks = peaks[np.argsort(-peaks[:, 2])]
+    return Finding(
+        kind=kind, patient=patient, view="ap", modality="kv", image="i.dcm", labelled=labelled,
+        truth_px=np.array(truth, float).reshape(-1, 2), found_px=peaks[:, :2], scores=peaks[:, 2],
+        widths_px=np.full(len(peaks), width), size_px=(384, 384), mm_per_px=mm_per_px, net_per_px=0.5,
+    )  # fmt: skip
 
 
 def test_one_peak_cannot_serve_two_landmarks():
@@ -26,21 +50,99 @@ def test_a_match_must_lie_within_the_limit():
 
 def test_score_counts_as_defined():
     findings = [
-        finding([(10, 10), (50, 50)], [(13, 14, 0.9), (200, 200, 0.8), (50, 59, 0.2)]),  # 5 px off; extra; below
-        finding([], [(5, 5, 0.7)]),  # extra on a negative
+        finding([(10, 10), (50, 50)], [(13, 14, 0.9), (200, 200, 0.8), (50, 59, 0.2)], "spinous_process"),
+        finding([], [(5, 5, 0.7)], "spinous_process"),  # all of them hidden: one more that is not there
+        finding([], [(5, 5, 0.7)], "spinous_process", labelled=False),  # judged as a negative, not here
     ]
-    result = score(findings, threshold=0.5, at_most=10)
-    assert result.landmarks == 2
+    result = score(findings, SPINOUS)
+    assert (result.images, result.landmarks) == (1, 2)
     assert result.pck == {4.0: 0.0, 6.0: 0.5, 8.0: 0.5, 10.0: 0.5, 12.0: 0.5}
+    assert result.patient_pck == 1.0
     assert result.precision == pytest.approx(1 / 3)
     assert result.f1 == pytest.approx(2 / 5)
     assert result.mean_px == pytest.approx(5.0)
     assert result.median_mm == pytest.approx(2.5)
+    assert result.extra_per_image == pytest.approx(1.0)
+    assert result.count_error == 0.0
+    assert result.given == 1.0
+
+
+def test_distances_are_in_px_of_the_fitted_image():
+    from dataclasses import replace
+
+    large = replace(finding([(100, 100)], [(118, 100, 0.9)]), size_px=(768, 1024))  # 18 px of 1024 are 6.75 of 384
+    result = score([large], CARINA)
+    assert result.pck[6.0] == 0.0
+    assert result.pck[8.0] == 1.0
+    assert result.mean_px == pytest.approx(6.75)
+
+
+def test_abstention_shows_in_given():
+    result = score([finding([(10, 10)], [(10, 10, 0.9)]), finding([(10, 10)], [(10, 10, 0.4)])], CARINA)
+    assert result.given == 0.5
+    assert result.pck[8.0] == 0.5
+    assert result.precision == 1.0
+
+
+def test_false_alarms_tell_negatives_from_hidden_landmarks():
+    findings = [
+        finding([], [(1, 1, 0.9), (9, 9, 0.8)], labelled=False),
+        finding([], [], labelled=False),
+        finding([], [(1, 1, 0.9)]),
+        finding([(10, 10)], [(100, 100, 0.9)]),  # wrong, but the image shows one
+    ]
+    alarms = false_alarms(findings, CARINA)
+    assert (alarms.negatives, alarms.per_negative) == (2, 0.5)
+    assert (alarms.hidden, alarms.per_hidden) == (1, 1.0)
+
+
+def test_sideways_is_measured_across_and_only_where_a_line_was_found():
+    truth = np.array([(10.0, y) for y in range(0, 101, 10)])
+    found = np.array([(13.0, 20.0), (13.0, 30.0), (15.0, 40.0)])
+    off = sideways(truth, found)
+    assert off[2:5].tolist() == [3.0, 3.0, 5.0]
+    assert np.isinf(off[0])
+    assert np.isinf(off[-1])
+    assert np.isinf(sideways(truth, found[:1])).all(), "one point is no line"
+
+
+def test_a_line_is_scored_by_how_much_of_it_was_found():
+    truth = [(10.0, float(y)) for y in range(100)]
+    result = score([finding(truth, [(12.0, float(y), 0.9) for y in range(0, 50, 7)], "spine_line")], LINE)
+    assert 0.5 <= result.pck[8.0] <= 0.6
+    assert result.precision == 1.0
+    assert result.mean_px == pytest.approx(2.0)
 
 
 def test_threshold_separates_right_from_wrong():
-    findings = [finding([(10, 10)], [(10, 10, 0.6), (100, 100, 0.4)]) for _ in range(5)]
-    assert 0.4 < best_threshold(findings, at_most=5) <= 0.6
+    findings = [finding([(10, 10)], [(10, 10, 0.6)]) for _ in range(5)]
+    findings += [finding([], [(100, 100, 0.4)], labelled=False) for _ in range(5)]
+    assert 0.4 < best_threshold(findings, "tracheal_bifurcation") <= 0.6
+
+
+def test_limits_on_false_alarms_come_before_f1():
+    findings = [finding([(10, 10)], [(10, 10, s)]) for s in (0.5, 0.5, 0.5, 0.9)]
+    findings += [finding([], [(9, 9, 0.6)], labelled=False) for _ in range(2)]
+    assert best_threshold(findings, "tracheal_bifurcation") > 0.6, "better to miss three than to claim two"
+
+
+def test_sigma_is_that_of_the_errors_and_follows_the_width():
+    rng = np.random.default_rng(0)
+    findings = []
+    for _ in range(800):
+        width = rng.uniform(2, 10)  # px; half as many network px
+        error = rng.normal(0, 1.5 * width / 2, 2) / 0.5  # sigma is 1.5 w in network px
+        findings.append(finding([(100, 100)], [(*(100 + error), 0.9)], width=width))
+    a, b = fit_sigma(findings, CARINA)
+    assert a + b * 3 == pytest.approx(4.5, rel=0.15)
+    assert b == pytest.approx(1.5, rel=0.2)
+    one, two = inside_shares(findings, CARINA.model_copy(update={"sigma": (a, b)}))
+    assert one == pytest.approx(0.39, abs=0.06)
+    assert two == pytest.approx(0.86, abs=0.06)
+
+
+def test_too_few_landmarks_give_no_sigma():
+    assert fit_sigma([finding([(10, 10)], [(10, 10, 0.9)])], CARINA) is None
 
 
 def test_chance_is_the_share_of_the_row_near_a_landmark():
@@ -49,12 +151,80 @@ def test_chance_is_the_share_of_the_row_near_a_landmark():
     assert chance_along_the_row(rows) == (32.0, pytest.approx(44 / 76))
 
 
-def test_shuffled_answers_score_by_chance():
+def test_labels_of_other_images_give_chance():
     rng = np.random.default_rng(0)
     right = [finding([xy := rng.uniform(0, 384, 2)], [(*xy, 0.9)]) for _ in range(200)]
-    truths = [f.truth_net for f in right]
-    rng.shuffle(truths)
-    wrong = [finding(t, f.peaks) for t, f in zip(truths, right, strict=True)]
-    assert score(right, 0.5, 1).pck[8.0] == 1.0
-    # a disc of 8 px in 384 x 384: 0.14 % by chance, and one or two left in their place by the shuffle
-    assert score(wrong, 0.5, 1).pck[8.0] < 0.03
+    assert score(right, CARINA).pck[8.0] == 1.0
+    assert score(shuffled(right, seed=0), CARINA).pck[8.0] < 0.03  # a disc of 8 px in 384 x 384 is 0.14 % of it
+
+
+def test_the_mean_position_is_that_of_the_training_patients():
+    known = [finding([(90, 110)], []), finding([(110, 90)], [])]
+    (answer,) = mean_position(known, [finding([(300, 300)], [])])
+    assert answer.found_px == pytest.approx(np.array(((100.0, 100.0),)))
+    assert score([answer], CARINA).pck[8.0] == 0.0
+
+
+def test_tables_have_a_row_per_cell_and_a_spread_over_patients():
+    findings = [finding([(10, 10)], [(10, 10, 0.9)]), finding([(10, 10)], [], patient="q")]
+    assert accuracy_table(findings, [CARINA]).splitlines()[2].startswith("| tracheal_bifurcation | ap | kv | 2 | 2 |")
+    table = per_patient_table(findings, lambda _patient, _kind: CARINA)
+    assert "| p | 100.0 % |" in table
+    assert "| q | 0.0 % |" in table
+    assert "| **mean** | 50.0 % |" in table
+    assert "| spread (sd) | 50.0 % |" in table
+    assert "| tracheal_bifurcation | 0 | - | 0 | - |" in false_alarm_table(findings, [CARINA])
+
+
+def test_training_patients_are_refused():
+    with pytest.raises(ValueError, match="trained on p: a figure on these is no accuracy"):
+        demand_unseen(("p", "q"), ("p", "r"))
+    demand_unseen(("p",), ("r",))
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    folder = tmp_path / "empty_field"
+    folder.mkdir()
+    images = list(empty_fields(2, seed=0))
+    for image in images:
+        write_rt_image(image, folder)
+    path = write_truth(images, folder)
+    truth = json.loads(path.read_text())
+    for entry in truth["images"].values():  # as if a patient had a carina in the middle, and tips that nobody labelled
+        x = y = 100.0
+        entry["landmarks"] = [{"kind": "tracheal_bifurcation", "x_px": x, "y_px": y, "x_mm": 0, "y_mm": 0}]
+        entry["unlabelled"] = ["spinous_process"]
+    path.write_text(json.dumps(truth))
+    return tmp_path
+
+
+def test_findings_come_through_the_rooms_own_pipeline(data_set):
+    reading = reading_of(NetworkConfig(input_size=192, mm_per_net_px=1.6))
+    seen = []
+
+    def answer(batch):
+        seen.append(batch.shape)
+        peaks = np.full((4, reading.rows_per_kind, 3), -1.0)
+        peaks[:, 0] = (96, 96, 0.8)  # the middle of the network's square is that of the image
+        return peaks
+
+    findings = find(FunctionBackend(answer, reading.heatmap_size), reading, data_set, ["empty_field"])
+    assert seen == [(1, 1, 192, 192)] * 4
+    assert {f.kind for f in findings} == {"tracheal_bifurcation", "louis_angle", "spine_line"}, "one may not be judged"
+    for f in (f for f in findings if f.kind == "tracheal_bifurcation"):
+        assert f.labelled
+        assert f.truth_px.tolist() == [[100.0, 100.0]]
+        height, width = f.size_px
+        assert f.found_px[0] == pytest.approx((width / 2, height / 2), abs=1 / f.net_per_px)
+        assert f.scores.tolist() == [pytest.approx(0.8)]
+
+
+def test_an_operating_point_names_every_kind(data_set):
+    kinds = operating_point([finding([(10, 10)], [(10, 10, 0.7)])], ["tracheal_bifurcation", "spine_line"])
+    assert [(k.kind, k.shape) for k in kinds] == [("tracheal_bifurcation", "point"), ("spine_line", "line")]
+
+
+def test_a_missing_data_set_is_named(tmp_path):
+    with pytest.raises(ValueError, match="landmarknet-train simulate"):
+        find(FunctionBackend(lambda b: b), reading_of(NetworkConfig()), tmp_path, ["nobody"])

@@ -101,7 +101,7 @@ def test_training_mode_gives_the_same_heatmaps_statistics_and_gradients(config):
     plain_net = copy.deepcopy(fast_net)
     plain_net.head = "plain"
     image = torch.randn(2, 1, 128, 128, dtype=torch.float64)
-    target = torch.randn(2, 3, 128, 128, dtype=torch.float64)
+    target = torch.randn(2, 4, 128, 128, dtype=torch.float64)
 
     plain, fast = plain_net(image).heatmaps, fast_net(image).heatmaps
     assert (plain - to_full_resolution(fast)).abs().max() < 1e-10
@@ -160,7 +160,7 @@ def test_zero_gate_silences_a_kind():
     network = scrambled(LandmarkNet(SMALL)).eval()
     with torch.no_grad():
         network.gate[-1].weight.zero_()
-        network.gate[-1].bias.copy_(torch.tensor((-80.0, 80.0, 0.0)))
+        network.gate[-1].bias.copy_(torch.tensor((-80.0, 80.0, 0.0, 0.0)))
         heatmaps = network(torch.randn(1, 1, 64, 64)).heatmaps[0]
     assert heatmaps[0].abs().max() < 1e-12
     assert heatmaps[1].abs().max() > 1e-3

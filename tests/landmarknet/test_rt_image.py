@@ -8,25 +8,30 @@ import pydicom
 import pytest
 
 from edge.portal_image import read_portal_image
-from landmarknet.rt_image import SimulatedImage, write_rt_image, write_truth
+from landmarknet.rt_image import SimulatedImage, truth_document, write_rt_image, write_truth
 from landmarknet.simulate_files import simulated_images
 
 PORTAL = SimulatedImage(
     name="x_ap_mv_00",
     patient="x",
+    view="ap",
     kind="PORTAL",
     signal=np.add.outer(np.linspace(-3, 1, 60), np.linspace(0, 5, 80)),
     spacing_at_isocentre_mm=0.5,
     gantry_deg=-7.123456789,
     sid_mm=1500.0,
-    points_px={"tracheal_bifurcation": np.array(((39.5, 29.5), (10.0, 50.0)))},
+    sign=-1,
+    points_px={"tracheal_bifurcation": np.array(((39.5, 29.5), (10.0, 50.0))), "louis_angle": np.array(((1.0, 1.0),))},
+    shown={"tracheal_bifurcation": np.array((True, False)), "louis_angle": np.array((True,))},
+    unlabelled=frozenset({"louis_angle"}),
     attribution="CT: none",
 )
 
 
-@pytest.fixture(params=["PORTAL", "DRR"])
+@pytest.fixture(params=[("PORTAL", -1), ("DRR", -1), ("PORTAL", 1)])
 def image(request):
-    return replace(PORTAL, kind=request.param)
+    kind, sign = request.param
+    return replace(PORTAL, kind=kind, sign=sign)
 
 
 def test_what_was_written_is_read_back_with_its_polarity(tmp_path, image):
@@ -39,10 +44,11 @@ def test_what_was_written_is_read_back_with_its_polarity(tmp_path, image):
 def test_millimetres_of_the_truth_are_those_the_room_computes(tmp_path, image):
     geometry = read_portal_image(write_rt_image(image, tmp_path)).geometry
     assert geometry.warnings == ()
-    for kind, points in image.points_px.items():
+    (truth,) = truth_document([image])["images"].values()
+    for one in truth["landmarks"] + truth["hidden"]:
         # decimal strings hold six digits behind the point
-        assert geometry.to_isoplane(points) == pytest.approx(image.points_mm[kind], abs=1e-3)
-    assert image.points_mm["tracheal_bifurcation"][0] == pytest.approx((0, 0)), "the middle is the beam axis"
+        assert geometry.to_isoplane((one["x_px"], one["y_px"])) == pytest.approx((one["x_mm"], one["y_mm"]), abs=1e-3)
+    assert (truth["landmarks"][0]["x_mm"], truth["landmarks"][0]["y_mm"]) == (0, 0), "the middle is the beam axis"
 
 
 def test_the_same_image_gives_the_same_bytes(tmp_path, image):
@@ -66,20 +72,35 @@ def test_independent_validator_finds_no_error(tmp_path, image):
     assert "Error" not in report.stderr + report.stdout
 
 
-def test_truth_lists_every_landmark_of_every_file(tmp_path, image):
+def test_truth_says_what_is_shown_what_is_hidden_and_what_nobody_labelled(tmp_path, image):
     truth = json.loads(write_truth([image], tmp_path).read_text())
-    (landmarks,) = (entry["landmarks"] for entry in truth["images"].values())
-    assert [(entry["x_px"], entry["y_px"]) for entry in landmarks] == [(39.5, 29.5), (10.0, 50.0)]
+    (entry,) = truth["images"].values()
+    assert [(one["kind"], one["x_px"], one["y_px"]) for one in entry["landmarks"]] == [
+        ("tracheal_bifurcation", 39.5, 29.5)
+    ]
+    assert [(one["x_px"], one["y_px"]) for one in entry["hidden"]] == [(10.0, 50.0)]
+    assert entry["unlabelled"] == ["louis_angle"]
+    assert entry["modality"] == ("mv" if image.kind == "PORTAL" else "kv")
     assert "semi-manual" in truth["notice"]
 
 
 def test_both_modalities_of_a_pose_show_the_same_point_at_the_same_millimetres(ball_ct):
-    ct = replace(ball_ct, patient="lidc_ball")
-    images = list(simulated_images(ct, poses=2, seed=0))
-    assert [i.kind for i in images] == ["DRR", "PORTAL"] * 4
-    assert [round(i.gantry_deg) for i in images[::4]] == [0, 90]
-    for drr, portal in zip(images[::2], images[1::2], strict=True):
-        assert drr.gantry_deg == portal.gantry_deg
-        for kind, points in portal.points_mm.items():
-            assert points == pytest.approx(drr.points_mm[kind], abs=1e-6)
-            assert len(points) == 1
+    images = list(simulated_images(replace(ball_ct, patient="lidc_ball"), poses=3, seed=0))
+    assert [i.kind for i in images] == ["DRR", "PORTAL"] * 6
+    assert [round(i.gantry_deg) for i in images[::6]] == [0, 90]
+    truths = list(truth_document(images)["images"].values())
+    for drr, portal in zip(truths[::2], truths[1::2], strict=True):
+        (one,), (other,) = (t["landmarks"] + t["hidden"] for t in (drr, portal))
+        assert (one["x_mm"], one["y_mm"]) == pytest.approx((other["x_mm"], other["y_mm"]), abs=2e-3)
+
+
+def test_the_marked_point_is_where_the_ball_is_seen(ball_ct):
+    seen = 0
+    for image in simulated_images(replace(ball_ct, patient="lidc_ball"), poses=4, seed=1):
+        if image.kind == "DRR" and image.shown["tracheal_bifurcation"].all():
+            x, y = image.points_px["tracheal_bifurcation"][0].round().astype(int)
+            reach = max(3, round(4 / image.spacing_at_isocentre_mm))
+            patch = image.signal[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+            assert patch.mean() < np.quantile(image.signal, 0.2), "a dense ball is dark"
+            seen += 1
+    assert seen >= 3

@@ -6,11 +6,13 @@ import torch
 
 from landmarknet.simulate import (
     CLEAN_DRR,
+    PLAIN,
     PORTAL_6MV,
     Field,
     blur,
     expose,
     field_mask,
+    process,
     respond,
     sample_exposure,
 )
@@ -109,3 +111,30 @@ def test_the_same_seed_gives_the_same_image():
         return expose(thorax_with_a_rib(), grid(), sample_exposure(rng, "mv"), rng, lateral=True)
 
     assert torch.equal(once(), once())
+
+
+def ramp():
+    return torch.linspace(0, 1, 100)[None].repeat(80, 1)
+
+
+def test_plain_processing_changes_nothing():
+    assert torch.equal(process(ramp(), PLAIN, 1.0, np.random.default_rng(0)), ramp())
+
+
+def test_processing_clips_inverts_and_burns_labels_in():
+    rng = np.random.default_rng(0)
+    clipped = process(ramp(), replace(PLAIN, window=(0.1, 0.8)), 1.0, rng)
+    assert (float(clipped.min()), float(clipped.max())) == pytest.approx((0.1, 0.8), abs=0.02)
+    assert torch.equal(process(ramp(), replace(PLAIN, inverted=True), 1.0, rng), -ramp())
+    labelled = process(ramp(), replace(PLAIN, labels=5), 1.0, rng)
+    changed = labelled != ramp()
+    assert 10 < int(changed.sum()) < 1500
+    assert set(labelled[changed].tolist()) <= {0.0, 1.0}
+
+
+def test_sharpening_steepens_an_edge():
+    edge = torch.zeros(64, 64)
+    edge[:, 32:] = 1.0
+    sharp = process(edge, replace(PLAIN, sharpening=1.0, detail_sigma_mm=4.0), 1.0, np.random.default_rng(0))
+    assert float(sharp[32, 32] - sharp[32, 31]) > 1.5
+    assert float(sharp[32, 5]) == pytest.approx(0.0, abs=1e-3)

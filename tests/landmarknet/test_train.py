@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import torch
 
 from landmarknet.checkpoint import load_checkpoint, load_network
 from landmarknet.network import NetworkConfig
-from landmarknet.train import TrainConfig, learning_rate, read_train_config, train
+from landmarknet.train import LOG_HEADER, TrainConfig, drop_rows, fill_cache, learning_rate, read_train_config, train
+from landmarknet.training_curves import running_mean, training_curves
 
 # narrower ones crash torch 2.13 in the bfloat16 backward of a convolution with 8 channels
-TINY = NetworkConfig(bottom_up="resnet18", width=0.25, head_width=0.125)
+TINY = NetworkConfig(bottom_up="resnet18", width=0.25, head_width=0.125, input_size=96)
 
 
 @pytest.fixture
@@ -50,7 +52,9 @@ class PowerCut(Exception):
     pass
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(config, tmp_path):
+@pytest.mark.parametrize("architecture", ["landmarknet", "dsnt", "deeplabv3", "prm"])
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(config, tmp_path, architecture):
+    config = replace(config, network=replace(TINY, architecture=architecture))
     whole = load_checkpoint(train(config))
 
     stopped = replace(config, output=str(tmp_path / "stopped"))
@@ -76,15 +80,98 @@ def test_training_leaves_weights_alone_and_a_log(config, tmp_path):
     assert str(tmp_path).encode() not in weights.read_bytes(), "a shipped file names no folder of the machine"
     assert tuple(checkpoint.training["patients"]) == ("lidc_ball",)
     assert not load_network(weights).training
-    with (tmp_path / "run" / "losses.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [0, 1, 2, 3]
+    assert logged_steps(tmp_path / "run" / "losses.csv") == [0, 1, 2, 3]
 
 
-def test_two_processes_share_a_batch_and_train(config):
+def logged_steps(path):
+    with path.open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_no_step_is_logged_twice(config, tmp_path):
+    run = tmp_path / "run"
+
+    def cut_before_the_second_save(step):
+        if step == 2:
+            shutil.copy(run / "last.pt", run / "first.pt")
+        if step == 4:
+            shutil.move(run / "first.pt", run / "last.pt")
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(config, after_save=cut_before_the_second_save)
+    assert logged_steps(run / "losses.csv") == [0, 1, 2, 3]
+    assert load_checkpoint(run / "last.pt").step == 2
+    train(config)
+    assert logged_steps(run / "losses.csv") == [0, 1, 2, 3]
+
+
+def test_a_row_that_a_power_cut_left_half_written_is_dropped(tmp_path):
+    log = tmp_path / "losses.csv"
+    log.write_text(",".join(LOG_HEADER) + "\n0,1e-3,3.0,0.2,0.1,4.0\n1,1e-3,2.9,0.2,0.1,5.0\n2,1e-3,2.")
+    drop_rows(log, 9)
+    assert logged_steps(log) == [0, 1]
+    drop_rows(log, 1)
+    assert log.read_text().splitlines() == [",".join(LOG_HEADER), "0,1e-3,3.0,0.2,0.1,4.0"]
+
+
+def test_curves_are_drawn_with_every_checkpoint(config, tmp_path):
+    curves, drawn = tmp_path / "run" / "curves.png", []
+    train(config, after_save=lambda _step: drawn.append(curves.read_bytes()))
+    assert len(drawn) == 2
+    assert all(image.startswith(b"\x89PNG") for image in drawn)
+    assert drawn[0] != drawn[1]
+    training_curves(tmp_path / "run" / "losses.csv", tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == drawn[1] == curves.read_bytes()
+
+
+def test_a_running_mean_looks_back_only():
+    assert running_mean(np.array((4.0, 2.0, 6.0, 1.0)), 2).tolist() == [4.0, 3.0, 4.0, 3.5]
+
+
+def test_two_processes_share_a_batch_and_train_without_a_warning(config, capfd):
     checkpoint = load_checkpoint(train(replace(config, processes=2, steps=2, save_every=2)))
     assert checkpoint.step == 2
     assert all(torch.isfinite(t).all() for t in checkpoint.averaged.values())
+    assert "Warning" not in capfd.readouterr().err  # once: grad strides do not match bucket view strides
+
+
+def test_the_cache_is_the_same_whatever_number_of_processes_filled_it(config, tmp_path):
+    for suffix in (".nii.gz", ".landmarks.json"):
+        shutil.copy(tmp_path / "ct" / f"lidc_ball{suffix}", tmp_path / "ct" / f"sts_ball{suffix}")
+    alone = replace(config, negatives=("sts_ball",), negative_poses=1)
+    fill_cache(alone)
+    fill_cache(replace(alone, processes=2, cache_folder=str(tmp_path / "shared")))
+    files = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert len(files) == 4, "two patients, two views"
+    assert files == sorted(path.name for path in (tmp_path / "shared").iterdir())
+    for name in files:
+        with np.load(tmp_path / "cache" / name) as one, np.load(tmp_path / "shared" / name) as two:
+            assert all(np.array_equal(one[key], two[key]) for key in one.files)
+
+
+def test_a_full_cache_is_left_alone(config, tmp_path):
+    fill_cache(config)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    (tmp_path / "ct" / "lidc_ball.nii.gz").unlink()  # it is not read again
+    fill_cache(config)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("gate", {"network": replace(TINY, gate=False)}),
+        ("levels", {"level_share": 0.0}),
+        ("mining", {"hard_share": 0.5}),
+    ],
+)
+def test_an_ablation_trains_and_pays_for_nothing_it_lacks(config, tmp_path, name, changes):
+    train(replace(config, steps=2, **changes))
+    with (tmp_path / "run" / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    paid = {term: max(float(row[term]) for row in rows) > 0 for term in ("heatmaps", "levels", "presence")}
+    assert paid == {"heatmaps": True, "levels": name != "levels", "presence": name != "gate"}
 
 
 def test_the_plain_head_trains_the_same_weights(config):
@@ -143,7 +230,7 @@ def test_learning_rate_rises_and_falls_to_zero(config):
 
 
 def test_shipped_configuration_is_understood_and_holds_two_patients_out():
-    config = read_train_config(Path(__file__).parents[2] / "landmarknet/configs/first_model.toml")
+    config = read_train_config(Path(__file__).parents[2] / "landmarknet/configs/room_cpu.toml")
     assert not {"lidc0002", "lidc0295"} & {*config.patients, *config.negatives}
     assert config.network.bottom_up == "resnet18"
 

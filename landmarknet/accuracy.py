@@ -1,0 +1,272 @@
+"""docs/accuracy.md: everything that is known about how well landmarks are found, from one command.
+
+Cross-validated: each patient is tested on once, by a network that was neither trained nor tuned on it. Thresholds and
+uncertainties come from each fold's validation patients.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from edge.contract import KindContract, Reading
+from edge.engines import Engine, open_engine
+from landmarknet.baselines import mean_position, shuffled
+from landmarknet.checkpoint import load_network
+from landmarknet.compare import comparison_table
+from landmarknet.decode import TorchBackend
+from landmarknet.evaluate import HEADLINE_PX, Finding, find, score
+from landmarknet.figures import box_plot, pck_plot, reliability_plot, sigma_plot
+from landmarknet.operating_point import operating_point, reading_of
+from landmarknet.report import (
+    NOTICE,
+    accuracy_table,
+    chance_line,
+    demand_unseen,
+    false_alarm_table,
+    markdown,
+    per_patient_table,
+    percent,
+    sigma_table,
+)
+from landmarknet.robustness import NUISANCES, find_changed, find_in_parallel_beam, find_without_geometry
+from landmarknet.simulate_files import EMPTY_FIELDS
+from landmarknet.study import Fold, Study
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class FoldResult:
+    """A fold's network, where it is operated, and what it found in patients that it never saw."""
+
+    fold: Fold
+    backend: TorchBackend
+    reading: Reading
+    trained_on: tuple[str, ...]
+    test: list[Finding]
+    negatives: list[Finding]
+
+
+def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, say: Say) -> None:
+    """Evaluate everything and write the document and its figures (``<output>/../accuracy/*.png``)."""
+    engine = open_engine(release, threads=1)
+    test_patients = [p for p in study.patients if p not in engine.contract.trained_on and p not in study.validation]
+    demand_unseen(engine.contract.trained_on, test_patients)
+    results = [evaluate_fold(study, fold, say) for fold in study.folds]
+    pooled = pool(results)
+    figures = output.parent / "accuracy"
+    kinds = results[0].reading.kinds
+    for name, draw in (
+        ("deviation", box_plot),
+        ("pck", pck_plot),
+        ("reliability", reliability_plot),
+        ("sigma", sigma_plot),
+    ):
+        draw(pooled, kinds, figures / f"{name}.png")
+    say("shipped release")
+    sections = [
+        _head(study_path, release),
+        _cross_validation(study, results, pooled, kinds),
+        _floors(study, results, say),
+        _false_alarms(results, kinds),
+        _calibration(results),
+        _release(study, engine, test_patients),
+        _scale(study, results, say),
+        _robustness(study, engine, test_patients, say),
+        _comparison(study),
+    ]
+    output.write_text("\n\n".join(sections) + "\n")
+
+
+def evaluate_fold(study: Study, fold: Fold, say: Say) -> FoldResult:
+    """Choose a fold's operating point on its validation patients, then look at its test patients."""
+    config, images = study.fold_config(fold), Path(study.images)
+    demand_unseen(config.patients, (*fold.test, *fold.validation))
+    network = load_network(Path(config.output) / "weights.pt")
+    backend = TorchBackend(network)
+    say(f"fold {fold.name}: choose on {', '.join(fold.validation)}")
+    everything = reading_of(network.config)
+    chosen = operating_point(find(backend, everything, images, fold.validation), network.config.kinds)
+    reading = reading_of(network.config, chosen)
+    say(f"fold {fold.name}: test on {', '.join(fold.test)}")
+    test = find(backend, reading, images, fold.test)
+    negatives = find(backend, reading, images, (*study.negatives, EMPTY_FIELDS))
+    return FoldResult(fold, backend, reading, config.patients, test, negatives)
+
+
+def pool(results: list[FoldResult]) -> list[Finding]:
+    """Return all folds' test findings with what each fold's own thresholds reject taken out."""
+    pooled = []
+    for result in results:
+        by_kind = {promise.kind: promise for promise in result.reading.kinds}
+        pooled += [f.above(by_kind[f.kind].threshold) for f in result.test]
+    return pooled
+
+
+def accept_all(kinds: tuple[KindContract, ...]) -> tuple[KindContract, ...]:
+    """Return kinds without thresholds: pooled findings have already passed their own folds'."""
+    return tuple(k.model_copy(update={"threshold": 0.0}) for k in kinds)
+
+
+def _head(study_path: Path, release: Path) -> str:
+    return f"""# Accuracy
+
+**{NOTICE}** No figure here is a clinical one.
+
+Written by `landmarknet-train accuracy {study_path} --release {release}` on {datetime.now(UTC):%Y-%m-%d},
+{platform.machine()}, CPU only. Images: `landmarknet-train simulate`; read, preprocessed, inferred and decoded by the
+room's own code. Distances in px are of the whole image fitted into 384 x 384, as in the paper; a landmark counts as
+right within {HEADLINE_PX:.0f} px of a true one, one to one."""
+
+
+def _cross_validation(
+    study: Study, results: list[FoldResult], pooled: list[Finding], kinds: tuple[KindContract, ...]
+) -> str:
+    operating = {(p, k.kind): k for r in results for p in r.fold.test for k in r.reading.kinds}
+    per_patient = per_patient_table([f for r in results for f in r.test], lambda p, kind: operating[p, kind])
+    folds = markdown(
+        ["fold", "trained on", "choices on", "tested on", "thresholds (sp, tb, la, line)"],
+        [
+            [r.fold.name, str(len(r.trained_on)), ", ".join(r.fold.validation), ", ".join(r.fold.test),
+             ", ".join(f"{k.threshold:.2f}" for k in r.reading.kinds)]
+            for r in results
+        ],
+    )  # fmt: skip
+    return f"""## Cross-validation over patients
+
+Grouped folds, {study.fold_steps} steps of the shipped recipe each (the shipped model had
+{study.recipe().steps}, and more patients): every patient is tested on once.
+
+{folds}
+
+{accuracy_table(pooled, accept_all(kinds))}
+
+`spine_line` is the row of spinous processes as a line: its deviation is sideways, its PCK the share of the true line.
+{chance_line(pooled)}
+
+{per_patient}
+
+![PCK against distance](accuracy/pck.png)
+![Deviation](accuracy/deviation.png)"""
+
+
+def _floors(study: Study, results: list[FoldResult], say: Say) -> str:
+    """Compare with what knows nothing of the image, and with patients that were trained on."""
+    rows = []
+    for result in results:
+        say(f"fold {result.fold.name}: floors")
+        known = find(result.backend, result.reading, Path(study.images), result.trained_on)
+        for name, findings in (
+            ("mean position of the training patients", mean_position(known, result.test)),
+            ("labels of another image", shuffled(result.test, seed=0)),
+            ("as trained, unseen patients", result.test),
+            ("as trained, its own TRAINING patients (no accuracy)", known),
+        ):
+            rows.append((name, [_pck(findings, k) for k in result.reading.kinds]))
+    names = list(dict.fromkeys(name for name, _ in rows))
+    means = {name: np.nanmean([values for n, values in rows if n == name], axis=0) for name in names}
+    header = ["PCK@8, mean of the folds", *(k.kind for k in results[0].reading.kinds)]
+    return "## Floors and ceiling\n\n" + markdown(header, [[n, *(percent(v) for v in means[n])] for n in names])
+
+
+def _pck(findings: list[Finding], promise: KindContract) -> float:
+    own = [f for f in findings if f.kind == promise.kind]
+    return score(own, promise).pck[HEADLINE_PX] if own else float("nan")
+
+
+def _false_alarms(results: list[FoldResult], kinds: tuple[KindContract, ...]) -> str:
+    pooled = []
+    for r in results:
+        by_kind = {k.kind: k for k in r.reading.kinds}
+        pooled += [f.above(by_kind[f.kind].threshold) for f in (*r.test, *r.negatives)]
+    return f"""## False alarms
+
+Images without it: limbs, hips, abdomen (spine kinds are not judged there) and empty fields. Networks saw other poses of
+these volumes in training, as negatives. Images that hide it: of a patient who has the landmark, outside the field.
+
+{false_alarm_table(pooled, accept_all(kinds))}"""
+
+
+def _calibration(results: list[FoldResult]) -> str:
+    tables = [f"Fold {r.fold.name}\n\n{sigma_table(r.test, r.reading.kinds)}" for r in results]
+    return "\n\n".join(
+        (
+            "## Score, abstention and uncertainty",
+            "`given` in the tables is the share of images that show a kind in which one was reported: the rest is "
+            "abstention. A score is no probability; this is what it means:",
+            "![Score against hits](accuracy/reliability.png)",
+            "`sigma_px` = a + b w from the width w of the peak, fitted on validation patients, judged on test patients "
+            "(landmarks within 20 mm; what lies farther is a wrong landmark, not an uncertain one):",
+            *tables,
+            "![Stated and actual sigma](accuracy/sigma.png)",
+        )
+    )
+
+
+def _release(study: Study, engine: Engine, patients: list[str]) -> str:
+    images = Path(study.images)
+    test = find(engine.backend, engine.contract, images, patients)
+    negatives = find(engine.backend, engine.contract, images, (*study.negatives, EMPTY_FIELDS))
+    contract = engine.contract
+    return f"""## The shipped release
+
+`{contract.release}`, trained on {len(contract.trained_on)} patients; tested on {", ".join(patients)} alone, which it
+never saw: one patient says little about the next, see the spread above.
+
+{accuracy_table(test, engine.contract.kinds)}
+
+{false_alarm_table([*test, *negatives], engine.contract.kinds)}
+
+{sigma_table(test, engine.contract.kinds)}"""
+
+
+def _scale(study: Study, results: list[FoldResult], say: Say) -> str:
+    say("scale: known and chosen by the network")
+    rows = []
+    for name, find_them in (
+        ("from the file's geometry", None),
+        ("unknown: chosen by the network", find_without_geometry),
+    ):
+        values = []
+        for r in results:
+            findings = find_them(r.backend, r.reading, Path(study.images), r.fold.test) if find_them else r.test
+            values.append([_pck(findings, k) for k in r.reading.kinds])
+        rows.append([name, *(percent(v) for v in np.nanmean(values, axis=0))])
+    header = ["scale (PCK@8, mean of the folds)", *(k.kind for k in results[0].reading.kinds)]
+    return "## Scale\n\n" + markdown(header, rows)
+
+
+def _robustness(study: Study, engine: Engine, patients: list[str], say: Say) -> str:
+    kinds = engine.contract.kinds
+    values: dict[str, list[float]] = {}
+    for nuisance in NUISANCES:
+        say(f"robustness: {nuisance.name}")
+        findings = find_changed(engine.backend, engine.contract, Path(study.images), patients, nuisance)
+        values[nuisance.name] = [_pck(findings, k) for k in kinds]
+    ct = Path(study.recipe().ct_folder)
+    parallel = [f for p in patients for f in find_in_parallel_beam(engine.backend, engine.contract, ct / f"{p}.nii.gz")]
+    unchanged = values[NUISANCES[0].name]
+    table = [
+        [name, *(f"{percent(v)} ({100 * (v - u):+.0f})" for v, u in zip(row, unchanged, strict=True))]
+        for name, row in values.items()
+    ]
+    table.append(
+        [
+            "another renderer: parallel beam, scale unknown (2 views, 2 energies)",
+            *(percent(_pck(parallel, k)) for k in kinds),
+        ]
+    )
+    return (
+        f"## Robustness\n\nThe shipped release on {', '.join(patients)}: PCK@8, and the change in points.\n\n"
+        + markdown(["nuisance", *(k.kind for k in kinds)], table)
+    )
+
+
+def _comparison(study: Study) -> str:
+    return f"## Comparison\n\n{comparison_table(study)}"

@@ -1,0 +1,99 @@
+"""LandmarkNet against other networks and itself without a part: same data, same budget, same evaluation.
+
+As the paper's Table 3, but for every kind, on patients that none of the networks saw, with the spread over patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from landmarknet.checkpoint import load_network
+from landmarknet.decode import TorchBackend
+from landmarknet.evaluate import HEADLINE_PX, find, score
+from landmarknet.network import KINDS
+from landmarknet.operating_point import operating_point, reading_of
+from landmarknet.report import markdown, number, percent
+from landmarknet.study import Study
+from landmarknet.train import TrainConfig, train
+
+Change = Callable[[TrainConfig], TrainConfig]
+VARIANTS: dict[str, tuple[str, Change]] = {
+    "landmarknet": ("LandmarkNet", lambda c: c),
+    "no_gate": ("LandmarkNet without the gate", lambda c: replace(c, network=replace(c.network, gate=False))),
+    "no_supervision": ("LandmarkNet without intermediate supervision", lambda c: replace(c, level_share=0.0)),
+    "hard_mining": ("LandmarkNet with hard-example mining", lambda c: replace(c, hard_share=0.25)),
+    "whole_image": (
+        "LandmarkNet, whole image resized as in the paper",
+        lambda c: replace(c, network=replace(c.network, mm_per_net_px=None)),
+    ),
+    "dsnt": ("DSNT regression", lambda c: replace(c, network=replace(c.network, architecture="dsnt"))),
+    "deeplabv3": ("DeepLabv3", lambda c: replace(c, network=replace(c.network, architecture="deeplabv3"))),
+    "prm": ("Pyramid residual modules", lambda c: replace(c, network=replace(c.network, architecture="prm"))),
+}
+
+
+def variant_config(study: Study, variant: str, seed: int) -> TrainConfig:
+    """Return the training of one variant on the comparison's fold."""
+    plan = study.comparison
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS)}")
+    base = study.fold_config(study.fold(plan.fold))
+    base = replace(base, steps=plan.steps, seed=seed, output=f"{study.output}/{variant}_{seed}")
+    return VARIANTS[variant][1](base)
+
+
+def train_variants(study: Study, say: Callable[[str], None]) -> None:
+    """Train what is missing, one after the other; a training that was stopped goes on."""
+    for seed in study.comparison.seeds:
+        for variant in study.comparison.variants:
+            config = variant_config(study, variant, seed)
+            if not (Path(config.output) / "weights.pt").exists():
+                say(f"train {variant}, seed {seed}")
+                train(config)
+
+
+def comparison_table(study: Study) -> str:
+    """Return PCK@8 per kind, mean and standard deviation over patients (and seeds), and the mean deviation."""
+    fold = study.fold(study.comparison.fold)
+    rows = [[VARIANTS[v][0], *_cells(study, v)] for v in study.comparison.variants]
+    steps, batch = study.comparison.steps, study.recipe().batch
+    return (
+        f"Each trained on {steps * batch} images of the same {len(study.fold_config(fold).patients)} patients "
+        f"({len(study.comparison.seeds)} seed(s)), thresholds chosen on {', '.join(fold.validation)}, tested on "
+        f"{', '.join(fold.test)}; PCK@8 as mean +- standard deviation over patients, then the mean deviation in px.\n\n"
+        + markdown(["network", *KINDS], rows)
+    )
+
+
+def _cells(study: Study, variant: str) -> list[str]:
+    fold, images = study.fold(study.comparison.fold), Path(study.images)
+    pck: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    deviation: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for seed in study.comparison.seeds:
+        weights = Path(variant_config(study, variant, seed).output) / "weights.pt"
+        if not weights.exists():
+            return ["not trained"] * len(KINDS)
+        network = load_network(weights)
+        backend = TorchBackend(network)
+        reading = reading_of(network.config)
+        chosen = operating_point(find(backend, reading, images, fold.validation), network.config.kinds)
+        findings = find(backend, reading, images, fold.test)
+        for promise in chosen:
+            for patient in fold.test:
+                own = [f for f in findings if (f.kind, f.patient) == (promise.kind, patient)]
+                result = score(own, promise)
+                pck[promise.kind].append(result.pck[HEADLINE_PX])
+                deviation[promise.kind].append(result.mean_px)
+    return [
+        f"{percent(float(np.mean(pck[k])))} +- {100 * float(np.std(pck[k])):.0f}, {_mean(deviation[k])} px"
+        for k in KINDS
+    ]
+
+
+def _mean(values: list[float]) -> str:
+    known = [v for v in values if not np.isnan(v)]
+    return number(float(np.mean(known)) if known else float("nan"))
