@@ -17,7 +17,7 @@ from edge.backends import Backend
 from edge.backends.onnxruntime import OnnxRuntimeBackend
 from edge.contract import Contract, Reading
 from edge.detect import scale_ratios
-from edge.engines import GOLDEN_INPUT_SCALE, Golden, open_engine, require_golden_answers
+from edge.engines import GOLDEN_INPUT_SCALE, Golden, golden_answers, open_engine, require_golden_answers
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
 from landmarknet.checkpoint import checkpoint_sha256, load_checkpoint, load_network
@@ -43,11 +43,11 @@ def build_release(recipe: Recipe, say: Callable[[str], None]) -> Path:
     reading = reading_of(network.config, recipe.kinds)
     golden_inputs = [_golden_input(path, reading) for path in recipe.golden_images]
     backend = OnnxRuntimeBackend(model, threads=1, precision="fp32")
-    golden = _golden_file(backend, golden_inputs)
+    golden = _golden_file(_answers(backend, reading, golden_inputs))
     contract = _contract(recipe, reading, model, golden)
     _demand_proof(contract, golden)
     say(f"verify against PyTorch on {len(golden_inputs)} golden images")
-    require_golden_answers(backend, contract, _torch_answers(network, golden_inputs))
+    require_golden_answers(backend, contract, _answers(TorchBackend(network), reading, golden_inputs))
     say(f"publish {recipe.output}")
     publish(recipe.output, {MODEL_FILE: model, "golden.npz": golden, "contract.json": _json(contract)})
     return recipe.output
@@ -71,17 +71,16 @@ def _golden_input(path: Path, reading: Reading) -> np.ndarray:
     return np.round(batch * GOLDEN_INPUT_SCALE).astype(np.int8)
 
 
-def _golden_file(backend: Backend, inputs: list[np.ndarray]) -> bytes:
-    peaks = [backend.infer(batch.astype(np.float32) / GOLDEN_INPUT_SCALE).peaks for batch in inputs]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, batches=np.stack(inputs), peaks=np.stack(peaks))
-    return buffer.getvalue()
-
-
-def _torch_answers(network: LandmarkNet, inputs: list[np.ndarray]) -> Golden:
+def _answers(backend: Backend, reading: Reading, inputs: list[np.ndarray]) -> Golden:
     batches = np.stack(inputs).astype(np.float32) / GOLDEN_INPUT_SCALE
-    backend = TorchBackend(network)
-    return Golden(batches, np.stack([backend.infer(batch).peaks for batch in batches]))
+    return Golden(batches, np.stack([golden_answers(backend.infer(batch), reading) for batch in batches]))
+
+
+def _golden_file(golden: Golden) -> bytes:
+    buffer = io.BytesIO()
+    stored = np.round(golden.batches * GOLDEN_INPUT_SCALE).astype(np.int8)
+    np.savez_compressed(buffer, batches=stored, peaks=golden.peaks)
+    return buffer.getvalue()
 
 
 def _contract(recipe: Recipe, reading: Reading, model: bytes, golden: bytes) -> Contract:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge.errors import BadRelease
 
 CONTRACT_SCHEMA: Final = "landmarknet-edge/contract/2"
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -29,8 +31,8 @@ class KindContract(_Frozen):
         Field(description="point: peaks; line: a ridge down the image, read at regular steps along it"),
     ] = "point"
     sigma: Annotated[
-        tuple[float, float] | None,
-        Field(description="(a, b): standard uncertainty a + b * (width of the peak), mm at net scale; null: not known"),
+        tuple[NotNegative, NotNegative] | None,
+        Field(description="(a, b): standard uncertainty a + b * (width of the peak), network px; null: not known"),
     ] = None
 
 
@@ -42,11 +44,11 @@ class Reading(_Frozen):
     rows_per_kind: int
     nms_radius_net_px: int
     mm_per_net_px: Annotated[
-        float | None,
+        Positive | None,
         Field(description="the fixed scale at the isocentre; null: the whole image fills the network's square"),
     ]
     assumed_longer_side_mm: Annotated[
-        tuple[float, ...],
+        tuple[Positive, ...],
         Field(description="sizes to try where the geometry is not known; the one with the clearest peaks counts"),
     ]
     kinds: tuple[KindContract, ...]

@@ -25,7 +25,7 @@ from edge.results.publish import read_result, result_path
 
 PATIENCE_S = 120.0
 LOOK_EVERY_S = 0.2
-NEAR_MM = 15.0  # farther from every true landmark of its kind, a found one is called extra
+NEAR_MM = 8.0  # farther from every true landmark of its kind, a found one is called extra
 LINES = {"spine_line": "spinous_process"}  # a line, and the kind of landmarks that it should run through
 BEYOND_MM = 12.0  # of the outermost labelled one: the spine goes on, and nobody labelled it
 
@@ -107,7 +107,7 @@ def table(truth: dict[str, Any], results: dict[str, dict[str, Any]]) -> Table:
         title=_title({expected["patient"] for expected in truth.values()}),
         caption=(
             "(x, y): the true place of one that was missed.\n"
-            f"extra: nothing of its kind within {NEAR_MM:.0f} mm. unlabelled: no label says what is there.\n"
+            f"extra: nothing of its kind within {NEAR_MM:.0f} mm. unlabelled: there is no label.\n"
             "A line: the mean error of its points, to the side."
         ),
         box=None,

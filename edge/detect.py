@@ -41,8 +41,9 @@ def detect(
         with stage("infer"):
             tried.append((backend.infer(batch), placement))
     with stage("landmarks"):
-        inference, placement = max(tried, key=lambda one: evidence(one[0].peaks, reading))
         height, width = image.pixels.shape
+        seen = [on_image(inference.peaks, placement, (height, width)) for inference, placement in tried]
+        inference, placement = tried[max(range(len(tried)), key=lambda i: evidence(seen[i], reading))]
         landmarks = landmarks_from_peaks(
             inference.peaks, inference.heatmaps, reading, placement, (height, width), image.geometry
         )
@@ -57,6 +58,13 @@ def scale_ratios(image: PortalImage, reading: Reading) -> list[float | None]:
         return [float(np.mean(image.geometry.mm_per_px_at_isocentre)) / reading.mm_per_net_px]
     longer_px = max(image.pixels.shape)
     return [mm / longer_px / reading.mm_per_net_px for mm in reading.assumed_longer_side_mm] or [None]
+
+
+def on_image(peaks: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
+    """Return the peaks (n, K, 3) with those in the padding around the image as unused rows."""
+    xy_px = placement.to_image(peaks[..., :2])
+    inside = np.all((xy_px >= -0.5) & (xy_px <= (shape[1] - 0.5, shape[0] - 0.5)), axis=-1)
+    return np.where(inside[..., None], peaks, -1.0)
 
 
 def evidence(peaks: np.ndarray, reading: Reading) -> float:

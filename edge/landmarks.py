@@ -16,6 +16,9 @@ WIDTH_REACH_SITES = 6  # the peak's width is measured in a window of this reach 
 FLOOR_SHARE = 0.1  # of the peak's height; what is lower is background
 LINE_STEP_BLOCKS = 2  # a line is read at the middle row of every second block
 LINE_REACH_SITES = 3
+FLOOR = 1e-9
+SMALLEST_SIGMA_NET_PX = 0.2  # no peak is known better than that
+FEWEST_LINE_POINTS = 4  # three steps: less is a spot, not a line
 MAX_LINE_SLOPE = 1.0  # sideways per step down: more is a jump to something else
 
 
@@ -48,32 +51,36 @@ def landmarks_from_peaks(
 def line_points(heatmap: np.ndarray, threshold: float) -> np.ndarray:
     """Return the ridge of a heatmap (S, S) that runs down the image, (m, 3): x, y in network px and the score.
 
-    One point per step, the centre of mass about the row's highest site; the longest stretch without a gap or a jump.
+    The longest stretch of `ridge_points` above the threshold, without a gap or a jump.
     """
-    rows = np.arange(1, len(heatmap), LINE_STEP_BLOCKS * SITES_PER_BLOCK)
-    columns = heatmap[rows].argmax(axis=1)
-    points = np.array(
-        [(*_row_centre(heatmap[r], c), site_px(r), heatmap[r, c]) for r, c in zip(rows, columns, strict=True)]
-    )
+    points = ridge_points(heatmap)
     step_px = LINE_STEP_BLOCKS * PIXELS_PER_BLOCK
     joined = np.abs(np.diff(points[:, 0])) <= MAX_LINE_SLOPE * step_px
     best: list[int] = []
     current: list[int] = []
     for i, point in enumerate(points):
-        if point[2] < threshold:
+        if not point[2] >= threshold:  # NaN is no score
             current = []
         elif current and not joined[i - 1]:
             current = [i]
         else:
             current = [*current, i]
         best = max(best, current, key=len)
-    return points[best] if len(best) > 1 else np.zeros((0, 3))
+    return points[best] if len(best) >= FEWEST_LINE_POINTS else np.zeros((0, 3))
 
 
-def _row_centre(row: np.ndarray, column: int) -> tuple[float]:
-    low, high = max(0, column - LINE_REACH_SITES), column + LINE_REACH_SITES + 1
-    weight = np.clip(row[low:high], 1e-9, None) * _site_px_count(np.arange(low, min(high, len(row))))
-    return (float((weight * site_px(np.arange(low, min(high, len(row))))).sum() / weight.sum()),)
+def ridge_points(heatmap: np.ndarray) -> np.ndarray:
+    """Return one point per step down a heatmap (S, S), (m, 3): the centre of mass about the row's highest site."""
+    rows = np.arange(1, len(heatmap), LINE_STEP_BLOCKS * SITES_PER_BLOCK)
+    columns = heatmap[rows].argmax(axis=1)
+    centres = [_row_centre(heatmap[row], column) for row, column in zip(rows, columns, strict=True)]
+    return np.stack((centres, site_px(rows), heatmap[rows, columns]), axis=1)
+
+
+def _row_centre(row: np.ndarray, column: int) -> float:
+    sites = np.arange(max(0, column - LINE_REACH_SITES), min(len(row), column + LINE_REACH_SITES + 1))
+    weight = np.clip(row[sites], FLOOR, None) * _site_px_count(sites)
+    return float((weight * site_px(sites)).sum() / weight.sum())
 
 
 def site_px(index: Any) -> Any:
@@ -95,7 +102,7 @@ def peak_width(heatmap: np.ndarray, xy_net: np.ndarray) -> float:
     mass = np.clip(window - FLOOR_SHARE * heatmap[row, column], 0, None)
     mass = mass * _site_px_count(rows)[:, None] * _site_px_count(columns)
     y, x = site_px(rows), site_px(columns)
-    total = max(float(mass.sum()), 1e-9)
+    total = max(float(mass.sum()), FLOOR)
     along_x, along_y = mass.sum(axis=0) / total, mass.sum(axis=1) / total
     variance = along_x @ (x - along_x @ x) ** 2 + along_y @ (y - along_y @ y) ** 2
     return float(np.sqrt(variance / 2))
@@ -105,7 +112,7 @@ def _sigma_px(promise: KindContract, heatmap: np.ndarray, row: np.ndarray, place
     if promise.sigma is None:
         return None
     constant, slope = promise.sigma
-    sigma_net = constant + slope * peak_width(heatmap, row)
+    sigma_net = max(SMALLEST_SIGMA_NET_PX, constant + slope * peak_width(heatmap, row))
     return float(sigma_net / np.sqrt(placement.scale[0] * placement.scale[1]))
 
 

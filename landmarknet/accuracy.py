@@ -74,7 +74,7 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
         _head(study_path, release),
         _cross_validation(study, results, pooled, kinds),
         _floors(study, results, say),
-        _false_alarms(results, kinds),
+        _false_alarms(study, results, kinds),
         _calibration(results),
         _release(study, engine, test_patients),
         _scale(study, results, say),
@@ -92,7 +92,8 @@ def evaluate_fold(study: Study, fold: Fold, say: Say) -> FoldResult:
     backend = TorchBackend(network)
     say(f"fold {fold.name}: choose on {', '.join(fold.validation)}")
     everything = reading_of(network.config)
-    chosen = operating_point(find(backend, everything, images, fold.validation), network.config.kinds)
+    choices = (*fold.validation, *study.validation_negatives)
+    chosen = operating_point(find(backend, everything, images, choices), network.config.kinds)
     reading = reading_of(network.config, chosen)
     say(f"fold {fold.name}: test on {', '.join(fold.test)}")
     test = find(backend, reading, images, fold.test)
@@ -180,15 +181,16 @@ def _pck(findings: list[Finding], promise: KindContract) -> float:
     return score(own, promise).pck[HEADLINE_PX] if own else float("nan")
 
 
-def _false_alarms(results: list[FoldResult], kinds: tuple[KindContract, ...]) -> str:
+def _false_alarms(study: Study, results: list[FoldResult], kinds: tuple[KindContract, ...]) -> str:
     pooled = []
     for r in results:
         by_kind = {k.kind: k for k in r.reading.kinds}
         pooled += [f.above(by_kind[f.kind].threshold) for f in (*r.test, *r.negatives)]
     return f"""## False alarms
 
-Images without it: limbs, hips, abdomen (spine kinds are not judged there) and empty fields. Networks saw other poses of
-these volumes in training, as negatives. Images that hide it: of a patient who has the landmark, outside the field.
+Images without it: {", ".join(study.negatives)} (limbs and hips), and empty fields. The networks saw other poses
+of these volumes in training, as negatives; thresholds were chosen on yet others. Images that hide it: of a patient who
+has the landmark, outside the field.
 
 {false_alarm_table(pooled, accept_all(kinds))}"""
 

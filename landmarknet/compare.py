@@ -80,7 +80,8 @@ def _cells(study: Study, variant: str) -> list[str]:
         network = load_network(weights)
         backend = TorchBackend(network)
         reading = reading_of(network.config)
-        chosen = operating_point(find(backend, reading, images, fold.validation), network.config.kinds)
+        choices = (*fold.validation, *study.validation_negatives)
+        chosen = operating_point(find(backend, reading, images, choices), network.config.kinds)
         findings = find(backend, reading, images, fold.test)
         for promise in chosen:
             for patient in fold.test:

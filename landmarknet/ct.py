@@ -34,7 +34,10 @@ class CtVolume:
 
 def read_ct(path: Path) -> CtVolume:
     """Read ``<patient>.nii.gz`` and, where it exists, ``<patient>.landmarks.json`` beside it."""
-    volume = nib.load(path)
+    try:
+        volume = nib.load(path)
+    except (OSError, nib.filebasedimages.ImageFileError) as exc:
+        raise ValueError(f"{path}: not a NIfTI volume that can be read ({exc}); name <patient>.nii.gz files") from exc
     if not isinstance(volume, nib.Nifti1Image) or not np.allclose(np.sign(np.diag(volume.affine)[:3]), (-1, -1, 1)):
         raise ValueError(f"{path}: expected a NIfTI volume whose axes run along L, P and S")
     ras_to_lps = np.array((-1.0, -1.0, 1.0))

@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from edge.backends import Backend
 from edge.contract import KindContract, Reading
 from edge.detect import detect
+from edge.landmarks import FEWEST_LINE_POINTS
 from edge.portal_image import read_portal_image
 from edge.records import Landmark, PortalImage
 from landmarknet.dataset import SPINOUS_MARGIN_MM, line_through
@@ -157,12 +158,13 @@ def _finding(
 
 def longest_stretch(points_px: np.ndarray) -> np.ndarray:
     """Return the longest run of (m, 2) points of a line without a missing step, from the top."""
-    if len(points_px) < 2:
+    if len(points_px) < FEWEST_LINE_POINTS:
         return points_px[:0]
     points_px = points_px[np.argsort(points_px[:, 1])]
     step = np.diff(points_px[:, 1])
     runs = np.split(points_px, np.flatnonzero(step > 1.5 * step.min()) + 1)
-    return max(runs, key=len)
+    longest = max(runs, key=len)
+    return longest if len(longest) >= FEWEST_LINE_POINTS else points_px[:0]
 
 
 def match(truth: np.ndarray, found: np.ndarray, limit: float) -> np.ndarray:

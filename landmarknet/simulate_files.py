@@ -96,7 +96,7 @@ def simulated_images(ct: CtVolume, poses: int, seed: int) -> Iterator[SimulatedI
     projector = Projector(ct)
     for view in VIEWS:
         for number in range(poses):
-            rng = np.random.default_rng([seed, number, len(view)])
+            rng = np.random.default_rng([seed, number, len(view), *ct.patient.encode()])
             if number == 0:
                 pose = straight_pose(ct, view)
                 for detector, exposure in ((DRR, CLEAN_DRR), (EPID, _portal_field(view))):

@@ -45,6 +45,7 @@ class Study:
     images: str  # the simulated data set that everything is evaluated on
     output: str
     validation: tuple[str, ...]  # where the shipped model's choices were made
+    validation_negatives: tuple[str, ...]
     fold_steps: int
     folds: tuple[Fold, ...]
     comparison: Comparison
@@ -56,8 +57,8 @@ class Study:
 
     @property
     def negatives(self) -> tuple[str, ...]:
-        """Return the volumes without landmarks."""
-        return self.recipe().negatives
+        """Return the volumes without landmarks that no choice is made on."""
+        return tuple(name for name in self.recipe().negatives if name not in self.validation_negatives)
 
     def recipe(self) -> TrainConfig:
         """Return the shipped model's training."""

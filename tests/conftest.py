@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.backends import Inference
 from edge.backends.function import FunctionBackend
-from edge.contract import Contract, KindContract
+from edge.contract import CONTRACT_SCHEMA, Contract, KindContract
 from edge.engines import Engine, open_engine
 
 ROOT = Path(__file__).parents[1]
@@ -32,14 +33,17 @@ def small_contract(**changes):
         "heatmap_size": SIZE * 3 // 4,
         "rows_per_kind": 4,
         "nms_radius_net_px": 4,
+        "mm_per_net_px": None,  # the whole image fills the square
+        "assumed_longer_side_mm": (),
         "golden_tolerance_net_px": 0.05,
         "golden_tolerance_score": 0.005,
+        "trained_on": (),
         "kinds": (
             KindContract(kind="spinous_process", threshold=0.35, at_most=3),
             KindContract(kind="tracheal_bifurcation", threshold=0.5, at_most=1),
         ),
     }
-    return Contract.model_validate({"schema": "landmarknet-edge/contract/1"} | entries | changes)
+    return Contract.model_validate({"schema": CONTRACT_SCHEMA} | entries | changes)
 
 
 def peak_rows(*kinds, rows=4):
@@ -49,6 +53,26 @@ def peak_rows(*kinds, rows=4):
         if found:
             peaks[number, : len(found)] = found
     return peaks
+
+
+class PaintedBackend:
+    """A `FunctionBackend` with heatmaps: ``function(batch) -> (peaks, heatmaps)``; keeps the batches it was asked."""
+
+    def __init__(self, function):
+        self.function, self.asked = function, []
+
+    def infer(self, batch):
+        self.asked.append(batch)
+        return Inference(*self.function(batch))
+
+    def describe(self):
+        return {"flavour": "painted", "version": "0", "precision": "fp32", "device": "none"}
+
+
+@pytest.fixture(scope="session")
+def painted():
+    """Return `PaintedBackend`."""
+    return PaintedBackend
 
 
 @pytest.fixture(scope="session")

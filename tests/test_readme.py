@@ -25,7 +25,10 @@ def test_every_link_leads_somewhere(target):
     assert (ROOT / target).exists()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^landmarknet-(edge|train) (\w+)", README, re.MULTILINE))))
+COMMANDS = sorted(set(re.findall(r"^landmarknet-(edge|train) ([\w-]+)", README, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shown_exists(command):
     program, name = command
     app = edge.cli.app if program == "edge" else landmarknet.cli.app

@@ -13,7 +13,7 @@ class Inference:
     """What one run of the graph gives.
 
     ``peaks`` is (n, K, 3) float32 with x, y in network px and the score, best first; unused rows are -1.
-    ``heatmaps`` is (n, 288, 288) float32, at the sample sites 4b + (0, 1.5, 3) network px of block b along each axis.
+    ``heatmaps`` is (n, 3S/4, 3S/4) float32, at the sample sites 4b + (0, 1.5, 3) network px of block b along each axis.
     """
 
     peaks: np.ndarray
@@ -21,7 +21,7 @@ class Inference:
 
 
 class Backend(Protocol):
-    """Anything that maps a (1, 1, 384, 384) float32 batch to an `Inference`."""
+    """Anything that maps a (1, 1, S, S) float32 batch to an `Inference`."""
 
     def infer(self, batch: np.ndarray) -> Inference:
         """Run the graph; raise `InferenceFailed` where the device or memory fails."""

@@ -12,7 +12,7 @@ from edge.backends import Inference
 class FunctionBackend:
     """Answer with ``function(batch) -> peaks (n, K, 3)``; the heatmaps are zeros."""
 
-    def __init__(self, function: Callable[[np.ndarray], np.ndarray], heatmap_size: int = 288) -> None:
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], heatmap_size: int = 144) -> None:
         self._function = function
         self._heatmap_size = heatmap_size
 

@@ -128,7 +128,7 @@ def _line(pen: ImageDraw.ImageDraw, index: int, points: Sequence[np.ndarray]) ->
     if len(points) > 1:
         path = [(float(x), float(y)) for x, y in points]
         pen.line(path, fill=RIM, width=5)
-        pen.line(path, fill=_colour(index), width=2)
+        pen.line(path, fill=_colour(index), width=3)
 
 
 def _png(page: Image.Image) -> bytes:

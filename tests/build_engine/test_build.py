@@ -8,21 +8,28 @@ from build_engine.build import build_release
 from build_engine.export import export_onnx
 from build_engine.recipe import Recipe, RecipeError, read_recipe
 from edge.contract import KindContract
-from edge.engines import open_engine
+from edge.detect import scale_ratios
+from edge.engines import GOLDEN_INPUT_SCALE, golden_answers, open_engine, read_golden
 from edge.errors import BackendFailed
-from landmarknet.checkpoint import Checkpoint, checkpoint_sha256, save_checkpoint
-from landmarknet.decode import LandmarkDetector
-from landmarknet.network import KINDS, LandmarkNet, NetworkConfig
+from edge.portal_image import read_portal_image
+from edge.preprocess import to_network_input
+from landmarknet.checkpoint import Checkpoint, checkpoint_sha256, load_checkpoint, save_checkpoint
+from landmarknet.decode import LandmarkDetector, TorchBackend
+from landmarknet.network import KINDS, LINE_KINDS, LandmarkNet, NetworkConfig
+from landmarknet.operating_point import reading_of
 
-TINY = NetworkConfig(bottom_up="resnet18", width=0.125, head_width=0.0625)
+SIZE, SITES = 192, 144
+TINY = NetworkConfig(bottom_up="resnet18", width=0.125, head_width=0.0625, input_size=SIZE, mm_per_net_px=1.6)
+PATIENTS = ["lidc0001", "lidc0003"]
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
     network = LandmarkNet(TINY).eval()
-    with torch.no_grad():  # spread the heatmaps, so that there are peaks to compare
+    with torch.no_grad():  # spread the heatmaps and lift them above zero, so that there are peaks to compare
         network.heatmap_out.weight *= 20
+        network.heatmap_out.bias.fill_(0.5)
     return network
 
 
@@ -45,27 +52,32 @@ def exported(monkeypatch, network, model):
 @pytest.fixture
 def recipe(tmp_path, network, samples):
     checkpoint = tmp_path / "weights.pt"
-    save_checkpoint(checkpoint, Checkpoint(TINY, 1, network.state_dict(), {}, {}, {"patients": []}))
+    save_checkpoint(checkpoint, Checkpoint(TINY, 1, network.state_dict(), {}, {}, {"patients": PATIENTS}))
     return Recipe(
         release="test",
         checkpoint=checkpoint,
         output=tmp_path / "release",
         golden_images=(samples / "lidc0002_ap_mv_00.dcm",),
-        kinds=tuple(KindContract(kind=kind, threshold=0.0, at_most=3) for kind in KINDS),
+        kinds=tuple(
+            KindContract(
+                kind=kind, threshold=0.0, at_most=3, shape="line" if kind in LINE_KINDS else "point", sigma=(0.5, 1.0)
+            )
+            for kind in KINDS
+        ),
     )
 
 
 def test_graph_has_the_promised_inputs_and_outputs(model):
     session = ort.InferenceSession(model)
-    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [("image", [1, 1, 384, 384], "tensor(float)")]
+    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [("image", [1, 1, SIZE, SIZE], "tensor(float)")]
     assert [(o.name, o.shape) for o in session.get_outputs()] == [
-        ("peaks", [3, 24, 3]),
-        ("heatmaps", [3, 288, 288]),
+        ("peaks", [len(KINDS), 24, 3]),
+        ("heatmaps", [len(KINDS), SITES, SITES]),
     ]
 
 
 def test_graph_gives_what_torch_gives(network, model):
-    image = torch.randn(1, 1, 384, 384, generator=torch.Generator().manual_seed(1))
+    image = torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         peaks, heatmaps = LandmarkDetector(network)(image)
     session = ort.InferenceSession(model)
@@ -79,7 +91,7 @@ def test_graph_gives_what_torch_gives(network, model):
 def test_graph_needs_no_full_resolution_tensor(model):
     shapes = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph.value_info
     largest = max(torch.Size(d.dim_value for d in value.type.tensor_type.shape.dim).numel() for value in shapes)
-    d_of_the_paper = 4 * TINY.channels(128) * 384 * 384
+    d_of_the_paper = 4 * TINY.channels(128) * SIZE * SIZE
     assert largest < d_of_the_paper / 2
 
 
@@ -95,6 +107,30 @@ def test_build_publishes_a_release_that_opens(recipe):
     assert open_engine(folder, threads=1).contract.release == "test"
     assert [line.split()[0] for line in said] == ["export", "verify", "publish"]
     assert sorted(p.name for p in folder.iterdir()) == ["contract.json", "golden.npz", "model.onnx"]
+
+
+@pytest.mark.usefixtures("exported")
+def test_the_contract_says_how_the_network_is_fed_and_read(recipe):
+    promise = open_engine(build_release(recipe, lambda _: None), threads=1).contract
+    assert (promise.input_size, promise.heatmap_size, promise.mm_per_net_px) == (SIZE, SITES, 1.6)
+    reading = reading_of(TINY, recipe.kinds)
+    assert {name: getattr(promise, name) for name in reading.model_dump()} == dict(reading)
+    assert promise.kinds == recipe.kinds
+    assert promise.trained_on == tuple(PATIENTS)
+
+
+@pytest.mark.usefixtures("exported")
+def test_golden_images_are_fed_at_the_release_s_scale(recipe, network):
+    folder = build_release(recipe, lambda _: None)
+    image = read_portal_image(recipe.golden_images[0])
+    (ratio,) = scale_ratios(image, reading_of(TINY))
+    assert ratio is not None
+    batch, placement = to_network_input(image.pixels, SIZE, ratio)
+    assert placement.scale[0] < SIZE / max(image.pixels.shape)  # else the whole image would do as well
+    golden = read_golden(folder, open_engine(folder, threads=1).contract)
+    np.testing.assert_allclose(golden.batches[0], batch, rtol=0, atol=0.5 / GOLDEN_INPUT_SCALE + 1e-6)  # stored as int8
+    expected = golden_answers(TorchBackend(network).infer(golden.batches[0]), reading_of(TINY))
+    np.testing.assert_allclose(golden.peaks[0][:, :8], expected[:, :8], rtol=0, atol=0.02)  # px; as above
 
 
 @pytest.mark.usefixtures("exported")
@@ -145,11 +181,15 @@ def test_a_wrong_recipe_says_which_entry(tmp_path, text, said):
 
 def test_the_shipped_release_is_what_its_recipe_makes_of_the_shipped_checkpoint(samples, shipped):
     root = samples.parent
-    recipe = read_recipe(root / "build_engine/recipes/first_model.toml")
+    recipe = read_recipe(root / "build_engine/recipes/room_cpu.toml")
     assert shipped.contract.release == recipe.release
     assert shipped.contract.kinds == recipe.kinds
     assert tuple(k.kind for k in recipe.kinds) == KINDS
+    checkpoint = load_checkpoint(root / recipe.checkpoint)
     assert shipped.contract.checkpoint_sha256 == checkpoint_sha256(root / recipe.checkpoint)
+    assert shipped.contract.trained_on == tuple(checkpoint.training["patients"])
+    reading = reading_of(checkpoint.network, recipe.kinds)
+    assert {name: getattr(shipped.contract, name) for name in reading.model_dump()} == dict(reading)
 
 
 def test_golden_images_that_show_no_landmark_of_a_kind_prove_nothing(recipe, exported):

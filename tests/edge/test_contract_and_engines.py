@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
+from edge.backends import Inference
 from edge.backends.function import FunctionBackend
-from edge.contract import read_contract
-from edge.engines import SHIPPED_RELEASE, Golden, open_engine, require_golden_answers
+from edge.contract import KindContract, read_contract
+from edge.engines import SHIPPED_RELEASE, Golden, golden_answers, open_engine, require_golden_answers
 from edge.errors import BackendFailed, BadRelease
 
 SPINOUS = [(20.0, 10.0, 0.9), (20.0, 30.0, 0.6)]
@@ -73,10 +74,21 @@ def test_the_shipped_release_keeps_its_promise_and_is_the_default(shipped):
 
 def test_the_shipped_release_has_the_form_that_the_design_promises(shipped):
     promise = shipped.contract
-    assert (promise.input_size, promise.heatmap_size) == (384, 288)
-    assert [kind.kind for kind in promise.kinds] == ["spinous_process", "tracheal_bifurcation", "louis_angle"]
-    assert all(kind.at_most <= promise.rows_per_kind for kind in promise.kinds)
-    assert [kind.at_most for kind in promise.kinds][1:] == [1, 1]
+    assert (promise.input_size, promise.heatmap_size) == (192, 144)
+    assert promise.mm_per_net_px is not None
+    assert promise.assumed_longer_side_mm
+    assert [(kind.kind, kind.shape) for kind in promise.kinds] == [
+        ("spinous_process", "point"), ("tracheal_bifurcation", "point"), ("louis_angle", "point"),
+        ("spine_line", "line"),
+    ]  # fmt: skip
+    assert all(kind.at_most <= promise.rows_per_kind for kind in promise.kinds if kind.shape == "point")
+    assert [kind.at_most for kind in promise.kinds][1:3] == [1, 1]
+
+
+def test_the_samples_patient_is_none_that_the_shipped_release_was_trained_on(shipped, samples):
+    images = json.loads((samples / "truth.json").read_text())["images"]
+    assert shipped.contract.trained_on
+    assert {image["patient"] for image in images.values()}.isdisjoint(shipped.contract.trained_on)
 
 
 @pytest.mark.parametrize("name", ["contract.json", "model.onnx", "golden.npz"])
@@ -113,18 +125,65 @@ def test_the_shipped_model_with_one_bit_changed_is_not_loaded(tmp_path):
     ("entries", "said"),
     [
         ({"thresholds": 1}, "thresholds"),
-        ({"schema": "landmarknet-edge/contract/2"}, "schema"),
+        ({"schema": "landmarknet-edge/contract/3"}, "schema"),
         ({"model_sha256": "abc"}, "model_sha256"),
         ({"flavour": "openvino"}, "flavour"),
         ({"kinds": [{"kind": "louis_angle", "threshold": 1.5, "at_most": 1}]}, "kinds.0.threshold"),
         ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 0}]}, "kinds.0.at_most"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "width": 3}]}, "kinds.0.width"),
         ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "sigma": 3}]}, "kinds.0.sigma"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "sigma": [1, 2, 3]}]}, "kinds.0.sigma"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "sigma": ["1 mm", 2]}]}, "kinds.0.sigma.0"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "shape": "area"}]}, "kinds.0.shape"),
+        ({"mm_per_net_px": "fine"}, "mm_per_net_px"),
+        ({"assumed_longer_side_mm": 300}, "assumed_longer_side_mm"),
+        ({"trained_on": None}, "trained_on"),
         ({"input_size": "large"}, "input_size"),
         ({"release": None}, "release"),
     ],
 )
 def test_a_contract_of_another_sort_is_refused_and_its_entry_named(release, entries, said):
     assert f"{said}: " in refused(release(**entries))
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"mm_per_net_px": 0}, "mm_per_net_px"),
+        ({"mm_per_net_px": -1.6}, "mm_per_net_px"),
+        ({"assumed_longer_side_mm": [300, 0]}, "assumed_longer_side_mm.1"),
+        ({"kinds": [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "sigma": [-1, 0]}]}, "kinds.0.sigma.0"),
+    ],
+)
+def test_what_no_length_can_be_is_refused(release, entries, said):
+    assert f"{said}: " in refused(release(**entries))
+
+
+def test_an_unknown_shape_is_refused_with_those_that_there_are(release):
+    kinds = [{"kind": "louis_angle", "threshold": 0.5, "at_most": 1, "shape": "area"}]
+    message = refused(release(kinds=kinds))
+    assert "kinds.0.shape: " in message
+    assert "'point' or 'line'" in message
+
+
+def test_a_kind_without_shape_and_sigma_is_a_point_of_unknown_uncertainty(release):
+    folder = release(kinds=[{"kind": kind, "threshold": 0.5, "at_most": 4} for kind in ("a", "b")])
+    promise, _ = read_contract(folder / "contract.json")
+    assert [(kind.shape, kind.sigma) for kind in promise.kinds] == [("point", None)] * 2
+
+
+def test_a_release_of_the_former_contract_is_refused_and_must_be_published_again(release):
+    folder = release(schema="landmarknet-edge/contract/1")
+    document = json.loads((folder / "contract.json").read_text())
+    for new in ("mm_per_net_px", "assumed_longer_side_mm", "trained_on"):
+        del document[new]
+    for kind in document["kinds"]:
+        del kind["shape"], kind["sigma"]
+    (folder / "contract.json").write_text(json.dumps(document))
+    message = refused(folder)
+    assert "schema: " in message
+    assert "contract/2" in message
+    assert message.endswith("publish the release again")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"contract"'])
@@ -245,3 +304,23 @@ def test_every_golden_image_is_asked(contract, rows):
     with pytest.raises(BackendFailed, match="golden image 2"):
         require_golden_answers(FunctionBackend(answer, 36), contract(), golden)
     assert asked == [0, 1, 2]
+
+
+def test_the_golden_answer_of_a_line_is_its_clearest_points_and_may_slip_by_rounding(contract, painted):
+    line = KindContract(kind="line", threshold=0.5, at_most=9, shape="line")
+    reading = contract().model_copy(update={"kinds": (line,), "rows_per_kind": 3})
+    heatmap = np.zeros((1, 36, 36), np.float32)
+    heatmap[0, :, 10] = np.linspace(0.2, 0.9, 36)  # a ridge that grows clearer downwards, at 13.5 px
+    answers = golden_answers(Inference(np.full((1, 3, 3), 7.0), heatmap), reading)
+    assert answers[0, :, 1].tolist() == [41.5, 33.5, 25.5], "sites 31, 25 and 19: blocks 10, 8 and 6, and 1.5 px"
+    assert answers[0, :, 0].tolist() == pytest.approx([13.5] * 3, abs=0.01)
+    golden = Golden(np.zeros((1, 1, 1, 48, 48), np.float32), answers[None])
+    require_golden_answers(painted(lambda _: (answers, heatmap)), reading, golden)
+
+    def backend(column):
+        moved = np.zeros_like(heatmap)
+        moved[0, :, column] = heatmap[0, :, 10]
+        return painted(lambda _: (answers, moved))
+
+    with pytest.raises(BackendFailed, match="line: lost a peak"):
+        require_golden_answers(backend(11), reading, golden)  # 1.5 px aside

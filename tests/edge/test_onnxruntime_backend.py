@@ -59,7 +59,8 @@ def test_a_graph_without_our_outputs_fails(tiny_model):
 
 
 def test_the_shipped_graph_gives_the_same_answer_twice(shipped):
-    batch = np.random.default_rng(0).normal(size=(1, 1, 384, 384)).astype(np.float32)
+    size = shipped.contract.input_size
+    batch = np.random.default_rng(0).normal(size=(1, 1, size, size)).astype(np.float32)
     one, other = shipped.backend.infer(batch), shipped.backend.infer(batch)
     assert np.array_equal(one.peaks, other.peaks)
     assert np.array_equal(one.heatmaps, other.heatmaps)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from edge.contract import KindContract
 from edge.preprocess import fit_into_square
 from edge.records import ImageIdentity, Landmark, PortalImage
 from edge.results.overlay import COLOURS, FOOTER, LONG_SIDE, draw_overlay
@@ -11,6 +12,12 @@ from edge.results.overlay import COLOURS, FOOTER, LONG_SIDE, draw_overlay
 KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle")
 RED, CYAN, YELLOW = COLOURS[:3]
 LEGEND_PX = 26 * 4  # one line for each kind, and the footer
+
+
+def promises(*names, line=()):
+    """Return the kinds of a contract: points, but for those that are named as a ``line``."""
+    shape = {name: "line" if name in line else "point" for name in names}
+    return [KindContract(kind=name, threshold=0.5, at_most=64, shape=shape[name]) for name in names]
 
 
 def portal_image(pixels):
@@ -25,8 +32,9 @@ def bumpy(height=192, width=256):
     return 2000 + 1500 * np.sin(x / 19) * np.cos(y / 13)
 
 
-def drawn(pixels, landmarks=(), heatmaps=None, kinds=KINDS, size=384):
+def drawn(pixels, landmarks=(), heatmaps=None, kinds=KINDS, line=(), size=384):
     """Return the picture as (H, W, 3) int."""
+    kinds = promises(*kinds, line=line)
     heatmaps = np.zeros((len(kinds), size * 3 // 4, size * 3 // 4), np.float32) if heatmaps is None else heatmaps
     placement, _ = fit_into_square(pixels.shape, size)
     picture = Image.open(io.BytesIO(draw_overlay(portal_image(pixels), landmarks, heatmaps, placement, kinds)))
@@ -92,14 +100,15 @@ def test_the_same_image_gives_the_same_bytes():
     placement, _ = fit_into_square((192, 256), 384)
     heatmaps = np.random.default_rng(0).random((3, 288, 288), np.float32)
     one, other = (
-        draw_overlay(portal_image(bumpy()), [at("louis_angle", 70, 80)], heatmaps, placement, KINDS) for _ in range(2)
+        draw_overlay(portal_image(bumpy()), [at("louis_angle", 70, 80)], heatmaps, placement, promises(*KINDS))
+        for _ in range(2)
     )
     assert one == other
 
 
 def test_the_png_says_nothing_besides_its_pixels():
     placement, _ = fit_into_square((192, 256), 384)
-    png = draw_overlay(portal_image(bumpy()), [], np.zeros((3, 288, 288), np.float32), placement, KINDS)
+    png = draw_overlay(portal_image(bumpy()), [], np.zeros((3, 288, 288), np.float32), placement, promises(*KINDS))
     assert Image.open(io.BytesIO(png)).info == {}
 
 
@@ -188,6 +197,73 @@ def test_more_kinds_than_colours_are_drawn():
     kinds = tuple(f"kind {number}" for number in range(len(COLOURS) + 2))
     plain, marked = drawn(bumpy(), kinds=kinds), drawn(bumpy(), [at(kinds[-1], 128, 96)], kinds=kinds)
     assert (plain[:768] != marked[:768]).any()
+
+
+# --- lines ---
+
+SPINE = [(100, 40), (110, 80), (112, 120), (104, 160)]  # detector px, a picture px is a quarter of one
+LINE = [*KINDS, "spine_line"]
+
+
+def line_drawn(places, others=(), pixels=None):
+    landmarks = [*others, *(at("spine_line", *place) for place in places)]
+    return drawn(bumpy() if pixels is None else pixels, landmarks, kinds=LINE, line=["spine_line"])
+
+
+def of_colour(picture, colour):
+    """Return (m, 2): x, y of the picture's pixels, legend left out, that have a colour."""
+    return np.argwhere(np.abs(picture[:768] - colour).max(axis=-1) <= 2)[:, ::-1]
+
+
+def test_a_line_runs_through_its_points_and_nowhere_else():
+    plain, marked = line_drawn([]), line_drawn(SPINE)
+    corners = (np.array(SPINE) + 0.5) * 4 - 0.5
+    ours = of_colour(marked, COLOURS[3])
+    # a pixel in every row from the first point to the last, and each within its width of 2 px and rounding of the path
+    assert set(range(round(corners[0, 1]), round(corners[-1, 1]))) <= set(ours[:, 1].tolist())
+    assert np.abs(ours[:, 0] - np.interp(ours[:, 1], corners[:, 1], corners[:, 0])).max() <= 2.5
+    top, bottom, left, right = changed(marked[:768], plain[:768])
+    expected = corners[0, 1], corners[-1, 1], corners[:, 0].min(), corners[:, 0].max()
+    assert (top, bottom, left, right) == pytest.approx(expected, abs=5)  # no marks, and no scores beside them
+
+
+def test_a_line_joins_its_points_in_their_order_with_other_kinds_between_them():
+    alone = line_drawn(SPINE)
+    with_others = drawn(
+        bumpy(),
+        [at("spine_line", *SPINE[0]), at("louis_angle", 220, 20), *(at("spine_line", *place) for place in SPINE[1:])],
+        kinds=LINE,
+        line=["spine_line"],
+    )
+    assert np.array_equal(of_colour(with_others, COLOURS[3]), of_colour(alone, COLOURS[3]))
+
+
+def test_one_point_makes_no_line():
+    assert np.array_equal(line_drawn(SPINE[:1])[:768], line_drawn([])[:768])
+
+
+@pytest.mark.parametrize("grey", [0, 255])
+def test_a_line_stands_out_on_black_and_on_white(grey):
+    pixels = bumpy()
+    pixels[30:170, 60:200] = 1e4 if grey == 0 else -1e4
+    patch = line_drawn(SPINE, pixels=pixels)[200:600, 360:500]
+    assert has_colour(patch, COLOURS[3])
+    assert (patch.max(axis=-1) <= 2).any()  # the rim
+
+
+def test_a_mark_on_a_line_lies_above_it():
+    marked = line_drawn(SPINE, [at("spinous_process", *SPINE[1])])
+    without_line = line_drawn([], [at("spinous_process", *SPINE[1])])
+    assert len(of_colour(without_line, RED)) > 50
+    assert np.array_equal(of_colour(marked, RED), of_colour(without_line, RED))
+
+
+def test_the_legend_shows_a_line_as_a_line_and_a_point_as_a_mark():
+    as_line, as_point = (drawn(bumpy(), kinds=LINE, line=line)[-52:-26, :30] for line in (["spine_line"], []))
+    rows = np.nonzero((np.abs(as_line - COLOURS[3]).max(axis=-1) <= 2).any(axis=1))[0]
+    assert 1 <= np.ptp(rows) + 1 <= 3  # px; a stroke of 2, not a square of 17
+    rows = np.nonzero((np.abs(as_point - COLOURS[3]).max(axis=-1) <= 2).any(axis=1))[0]
+    assert np.ptp(rows) > 10
 
 
 # --- heatmaps ---

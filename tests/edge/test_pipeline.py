@@ -143,6 +143,47 @@ def test_every_stage_is_timed(engine, image):
     assert pipeline(image, None).timing_ms == dict.fromkeys(STAGES, 2.0)
 
 
+def test_a_stage_that_runs_several_times_is_timed_as_one(contract, rows, write, collimated):
+    stream = io.BytesIO()
+    Image.fromarray(collimated()).save(stream, "PNG")  # no geometry, so that three sizes are tried
+    promise = contract(mm_per_net_px=2.0, assumed_longer_side_mm=(40.0, 60.0, 80.0))
+    engine = Engine(FunctionBackend(lambda _: rows(SPINOUS, CARINA), 36), promise, "c" * 64)
+    ticks = count()
+    result = Pipeline(engine, CONFIG, clock=lambda: next(ticks) * 2e-3)(write(stream.getvalue(), "X.png"), None)
+    assert result.timing_ms == dict.fromkeys(STAGES, 2.0) | {"preprocess": 6.0, "infer": 6.0}
+    assert list(result.timing_ms) == STAGES
+
+
+def test_an_image_of_known_geometry_is_read_at_the_release_s_scale(contract, rows, image):
+    # 256 px of 0.8 mm at SID 1500 are 136.5 mm at the isocentre: 27 px of 5 mm, in the middle of 48
+    engine = Engine(FunctionBackend(lambda _: rows([], CARINA), 36), contract(mm_per_net_px=5.0), "c" * 64)
+    (entry,) = Pipeline(engine, CONFIG)(image, None).landmarks
+    # the peak (24, 25) lies 24 - 23.5 and 25 - 23.5 network px off the middle; an image of 27 x 20 px, where it should
+    # be 27.3 x 20.5, may lie half a px beside it
+    assert (entry.x_mm, entry.y_mm) == pytest.approx((0.5 * 5, -1.5 * 5), abs=0.5 * 5 + 0.2)
+    off_px = entry.x_px - 127.5, entry.y_px - 95.5
+    assert (entry.x_mm, entry.y_mm) == pytest.approx((off_px[0] * 0.8 / 1.5, -off_px[1] * 0.8 / 1.5), abs=1e-3)
+
+
+def test_a_line_and_its_uncertainty_are_published(contract, rows, painted, image):
+    kinds = [
+        {"kind": "spinous_process", "threshold": 0.35, "at_most": 3},
+        {"kind": "spine_line", "threshold": 0.5, "at_most": 64, "shape": "line", "sigma": [0.75, 0.0]},
+    ]
+    heatmaps = np.zeros((2, 36, 36), np.float32)
+    heatmaps[1, :30, 18] = 0.9  # site 18 is network px 24, and site 29 network px 39
+    engine = Engine(painted(lambda _: (rows(SPINOUS, []), heatmaps)), contract(kinds=kinds), "c" * 64)
+    result = Pipeline(engine, CONFIG)(image, None)
+    published = document(image.with_name("X.landmarks.json"))["landmarks"]
+    assert [one["kind"] for one in published] == ["spinous_process"] * 2 + ["spine_line"] * 4
+    assert [one["sigma_px"] for one in published] == [None] * 2 + [pytest.approx(0.75 * 256 / 48, abs=5e-4)] * 4
+    # one point every 8 network px, 4b + 1.5, from row 6 on, where the image begins: 9.5, 17.5, 25.5, 33.5
+    assert [one.y_px for one in result.landmarks[2:]] == pytest.approx(
+        [(y - 6 + 0.5) * 192 / 36 - 0.5 for y in (9.5, 17.5, 25.5, 33.5)], abs=5.1e-4
+    )
+    assert [one.x_px for one in result.landmarks[2:]] == pytest.approx([24.5 * 256 / 48 - 0.5] * 4, abs=5.1e-4)
+
+
 def test_the_same_file_twice_gives_the_same_bytes_but_for_the_times(pipeline, image):
     first, picture = pipeline(image, None), image.with_name("X.landmarks.png").read_bytes()
     second = pipeline(image, None)

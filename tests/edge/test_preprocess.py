@@ -80,6 +80,32 @@ def test_an_image_fills_the_square_s_longer_side_and_lies_in_the_middle_of_the_o
     np.testing.assert_allclose(corners, expected, rtol=0, atol=1e-9)
 
 
+@given(SIDES, SIDES, st.floats(1e-3, 8))
+def test_an_image_of_a_given_scale_lies_in_the_middle_and_never_beyond_the_square(height, width, ratio):
+    placement, placed = fit_into_square((height, width), SIZE, ratio)
+    fitting = min(ratio, SIZE / max(height, width))
+    for length, net, scale in zip((width, height), placed[::-1], placement.scale, strict=True):
+        assert 1 <= net <= SIZE
+        assert abs(net - length * fitting) <= 0.5 or net == 1  # a whole number of px, and one at least
+        assert scale == net / length
+    for net, before in zip(placed[::-1], placement.offset, strict=True):
+        assert (SIZE - net - before) - before in {0, 1}
+
+
+@pytest.mark.parametrize("ratio", [None, SIZE / 100, SIZE / 100 + 1, 1e9])
+def test_without_a_ratio_and_with_one_too_large_an_image_fills_the_square(ratio):
+    placement, placed = fit_into_square((60, 100), SIZE, ratio)
+    assert placed == (round(60 * SIZE / 100), SIZE)
+    assert placement == fit_into_square((60, 100), SIZE)[0]
+
+
+def test_a_ratio_makes_an_image_as_small_as_it_says():
+    placement, placed = fit_into_square((60, 100), SIZE, 0.5)
+    assert placed == (30, 50)
+    assert placement.scale == (0.5, 0.5)
+    assert placement.offset == ((SIZE - 50) // 2, (SIZE - 30) // 2)
+
+
 @given(st.integers(64, 1200), st.integers(64, 1200))
 def test_the_aspect_ratio_is_kept_within_half_a_pixel_of_the_grid(height, width):
     _, placed = fit_into_square((height, width), SIZE)
@@ -158,6 +184,20 @@ def test_every_shape_is_placed_whole_on_grey(shape):
     inside[y : y + height, x : x + width] = True
     assert not batch[0, 0][~inside].any()
     assert np.abs(batch).max() <= 1
+    assert np.array_equal(batch[0, 0, y : y + height, x : x + width], normalise(resize(pixels, (height, width))))
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_given_scale_is_placed_on_grey(shape, ratio):
+    pixels = np.random.default_rng(0).random(shape, np.float32)
+    batch, placement = to_network_input(pixels, SIZE, ratio)
+    expected, (height, width) = fit_into_square(shape, SIZE, ratio)
+    assert placement == expected
+    x, y = placement.offset
+    inside = np.zeros((SIZE, SIZE), bool)
+    inside[y : y + height, x : x + width] = True
+    assert not batch[0, 0][~inside].any()
     assert np.array_equal(batch[0, 0, y : y + height, x : x + width], normalise(resize(pixels, (height, width))))
 
 
