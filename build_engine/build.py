@@ -84,6 +84,7 @@ def _golden_file(golden: Golden) -> bytes:
 
 
 def _contract(recipe: Recipe, reading: Reading, model: bytes, golden: bytes) -> Contract:
+    training = load_checkpoint(recipe.checkpoint).training
     return Contract(
         **reading.model_dump(),
         release=recipe.release,
@@ -96,7 +97,7 @@ def _contract(recipe: Recipe, reading: Reading, model: bytes, golden: bytes) -> 
         precision="fp32",
         golden_tolerance_net_px=recipe.golden_tolerance_net_px,
         golden_tolerance_score=recipe.golden_tolerance_score,
-        trained_on=tuple(load_checkpoint(recipe.checkpoint).training["patients"]),
+        trained_on=(*training["patients"], *training["negatives"]),
     )
 
 

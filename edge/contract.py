@@ -68,7 +68,9 @@ class Contract(Reading):
     precision: Literal["fp32", "fp16", "int8"]
     golden_tolerance_net_px: float
     golden_tolerance_score: float
-    trained_on: Annotated[tuple[str, ...], Field(description="patients: no figure on them is an accuracy")]
+    trained_on: Annotated[
+        tuple[str, ...], Field(description="patients and volumes without landmarks: no figure on them is an accuracy")
+    ]
 
 
 def read_contract(path: Path) -> tuple[Contract, str]:

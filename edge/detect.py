@@ -23,7 +23,7 @@ Stage = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """Landmarks with what they were read from; ``mm_per_net_px`` is None where the image's scale is not known."""
+    """Landmarks with what they were read from."""
 
     landmarks: tuple[Landmark, ...]
     inference: Inference

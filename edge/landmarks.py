@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,11 +49,13 @@ def landmarks_from_peaks(
 
 
 def line_points(heatmap: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the ridge of a heatmap (S, S) that runs down the image, (m, 3): x, y in network px and the score.
-
-    The longest stretch of `ridge_points` above the threshold, without a gap or a jump.
-    """
+    """Return the ridge of a heatmap (S, S) that runs down the image, (m, 3): x, y in network px and the score."""
     points = ridge_points(heatmap)
+    return points[longest_stretch(points, threshold)]
+
+
+def longest_stretch(points: np.ndarray, threshold: float) -> list[int]:
+    """Return which of the `ridge_points` (m, 3) make the longest stretch above a threshold, without a gap or a jump."""
     step_px = LINE_STEP_BLOCKS * PIXELS_PER_BLOCK
     joined = np.abs(np.diff(points[:, 0])) <= MAX_LINE_SLOPE * step_px
     best: list[int] = []
@@ -66,7 +68,7 @@ def line_points(heatmap: np.ndarray, threshold: float) -> np.ndarray:
         else:
             current = [*current, i]
         best = max(best, current, key=len)
-    return points[best] if len(best) >= FEWEST_LINE_POINTS else np.zeros((0, 3))
+    return best if len(best) >= FEWEST_LINE_POINTS else []
 
 
 def ridge_points(heatmap: np.ndarray) -> np.ndarray:
@@ -93,26 +95,32 @@ def _site_px_count(index: np.ndarray) -> np.ndarray:
     return np.where(index % SITES_PER_BLOCK == 1, 2.0, 1.0)
 
 
-def peak_width(heatmap: np.ndarray, xy_net: np.ndarray) -> float:
-    """Return the standard deviation, network px per axis, of a peak of a heatmap (S, S) about its centre of mass."""
+def peak_width(heatmap: np.ndarray, xy_net: np.ndarray, shape: Literal["point", "line"] = "point") -> float:
+    """Return the standard deviation, network px per axis, of a peak of a heatmap (S, S) about its centre of mass.
+
+    Of a line, the one across it: of the row alone.
+    """
     column, row = (int(np.abs(site_px(np.arange(len(heatmap))) - at).argmin()) for at in xy_net[:2])
-    rows = np.arange(max(0, row - WIDTH_REACH_SITES), min(len(heatmap), row + WIDTH_REACH_SITES + 1))
     columns = np.arange(max(0, column - WIDTH_REACH_SITES), min(len(heatmap), column + WIDTH_REACH_SITES + 1))
+    reach = WIDTH_REACH_SITES if shape == "point" else 0
+    rows = np.arange(max(0, row - reach), min(len(heatmap), row + reach + 1))
     window = heatmap[np.ix_(rows, columns)]
     mass = np.clip(window - FLOOR_SHARE * heatmap[row, column], 0, None)
     mass = mass * _site_px_count(rows)[:, None] * _site_px_count(columns)
     y, x = site_px(rows), site_px(columns)
     total = max(float(mass.sum()), FLOOR)
     along_x, along_y = mass.sum(axis=0) / total, mass.sum(axis=1) / total
-    variance = along_x @ (x - along_x @ x) ** 2 + along_y @ (y - along_y @ y) ** 2
-    return float(np.sqrt(variance / 2))
+    across = along_x @ (x - along_x @ x) ** 2
+    if shape == "line":
+        return float(np.sqrt(across))
+    return float(np.sqrt((across + along_y @ (y - along_y @ y) ** 2) / 2))
 
 
 def _sigma_px(promise: KindContract, heatmap: np.ndarray, row: np.ndarray, placement: Placement) -> float | None:
     if promise.sigma is None:
         return None
     constant, slope = promise.sigma
-    sigma_net = max(SMALLEST_SIGMA_NET_PX, constant + slope * peak_width(heatmap, row))
+    sigma_net = max(SMALLEST_SIGMA_NET_PX, constant + slope * peak_width(heatmap, row, promise.shape))
     return float(sigma_net / np.sqrt(placement.scale[0] * placement.scale[1]))
 
 

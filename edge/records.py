@@ -48,4 +48,4 @@ class Landmark:
     xy_px: tuple[float, float]  # detector px
     xy_mm: tuple[float, float] | None  # isocentre plane, IEC X-ray image receptor axes; None without geometry
     score: float  # 0..1, the heatmap's height at the peak
-    sigma_px: float | None = None  # standard uncertainty along each axis, detector px
+    sigma_px: float | None = None  # standard uncertainty, detector px: along each axis; of a line, to its side

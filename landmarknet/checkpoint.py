@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from landmarknet.comparators import Network, new_network
 from landmarknet.network import HeadForm, NetworkConfig
 
 MACHINE_KEYS = ("ct_folder", "cache_folder", "output")
+HABIT_KEYS = ("processes", "save_every")  # of how a training is run, not of what is learnt
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without running any code that it might hold."""
     data = torch.load(path, map_location="cpu", weights_only=True)
     return Checkpoint(**{**data, "network": NetworkConfig.from_dict(data["network"])})
+
+
+def demand_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], path: Path) -> None:
+    """Raise `ValueError` unless a checkpoint comes from this configuration: its record of patients would be wrong."""
+    same = set(checkpoint.training) & set(training) - {*MACHINE_KEYS, *HABIT_KEYS}
+    stored, asked = (json.loads(json.dumps({key: one[key] for key in same})) for one in (checkpoint.training, training))
+    if differing := sorted(key for key in same if stored[key] != asked[key]):
+        raise ValueError(
+            f"{path} comes from another configuration ({', '.join(differing)}); "
+            "choose another output folder, or remove it"
+        )
 
 
 def load_network(path: Path, head: HeadForm = "fast") -> Network:

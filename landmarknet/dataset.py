@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge.landmarks import site_px
 from edge.preprocess import to_network_input
 from landmarknet.ct import CtVolume, read_ct
 from landmarknet.deformation import deform, sample_deformation
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from landmarknet.projection import Projection
 
 CACHE_SIZE, CACHE_MM_PER_PX = 400, 1.1
-CACHE_VERSION = 3  # raise it whenever projections change: 1 held half of the patient (docs/adr/0002), 2 one body each
+CACHE_VERSION = 4  # raise it whenever projections change: 1 held half of the patient (docs/adr/0002), 2 one body each,
+# 3 bodies that were cut off above and below (docs/adr/0007)
 UNDEFORMED_SHARE = 0.2
 SMALLEST_MM, LARGEST_MM = 190.0, 430.0  # the detector's longer side at the isocentre
 SCALE_JITTER = 0.05
@@ -256,7 +258,7 @@ def label(case: Case, grid: Grid) -> Sample:
             mask[index], present[index] = 0.0, -1.0
         elif kind in SPINE_KINDS and kind in case.points_net:  # it goes on above and below the labelled stretch
             y = case.points_net[kind][:, 1]
-            site_y = torch.arange(sites) * (PIXELS_PER_BLOCK / SITES_PER_BLOCK)
+            site_y = torch.from_numpy(site_px(np.arange(sites)))
             margin = SPINOUS_MARGIN_MM / case.mm_per_net_px if kind not in LINE_KINDS else 0.0
             mask[index, (site_y < y.min() - margin) | (site_y > y.max() + margin)] = 0.0
             if not len(points[index]):

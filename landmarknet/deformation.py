@@ -46,7 +46,7 @@ class Deformation:
 
 
 def sample_deformation(rng: np.random.Generator) -> Deformation:
-    """Draw a body: up to 12 % larger or smaller, each axis another 6 %, bent and bulged by some 5 mm (one sigma)."""
+    """Draw a body: 12 % larger or smaller at most, each axis another 6 % (one sigma), bent and bulged by 2.7 mm rms."""
     stretch = np.exp(rng.uniform(-0.12, 0.12) + rng.normal(0, 0.06, 3).clip(-0.12, 0.12))
     waves = rng.normal(0, 1, (3, WAVES, WAVES, WAVES))
     order = np.sqrt(sum(np.arange(WAVES).reshape(shape) ** 2 for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1))))
@@ -78,7 +78,8 @@ def _slab(source: Tensor, axes: list[Tensor], x: Tensor, deformation: Deformatio
         moved = torch.einsum("ijk,in,jm,kl->nml", wave, *basis)
         centre = float(ct.centre_mm[axis])
         at = centre + float(deformation.stretch[axis]) * (grids[axis] - centre) + moved
-        unit.append((at - float(ct.origin_mm[axis])) * (2 / float(extent[axis])) - 1)
+        relative = (at - float(ct.origin_mm[axis])) * (2 / float(extent[axis])) - 1
+        unit.append(relative.clamp(-1, 1) if axis == 2 else relative)  # a patient does not end where the CT does
     grid = torch.stack(unit, dim=-1)[None]
     sampled: Tensor = F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0]
     return sampled

@@ -18,8 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from edge.backends import Backend
 from edge.contract import KindContract, Reading
 from edge.detect import detect
-from edge.landmarks import FEWEST_LINE_POINTS
+from edge.landmarks import longest_stretch, peak_width, ridge_points
 from edge.portal_image import read_portal_image
+from edge.preprocess import Placement
 from edge.records import Landmark, PortalImage
 from landmarknet.dataset import SPINOUS_MARGIN_MM, line_through
 from landmarknet.network import LINE_KINDS, PAPER_SIZE
@@ -36,7 +37,8 @@ class Finding:
     """One kind in one image: the truth, and what was found above nothing but a very low score.
 
     ``truth_px`` (n, 2) and ``found_px`` (k, 2) are detector px, best score first; ``widths_px`` (k,) the peaks' widths.
-    For a line the truth is dense along it, and ``along`` says so. Without ``labelled`` the patient has no such labels.
+    Without ``labelled`` the patient has no such labels. For a line the truth is dense along it, and what was found is
+    its whole ridge from the top, ``ridge_net`` (k, 3) in network px; ``judged`` (k,) is where the labels reach.
     """
 
     kind: str
@@ -52,6 +54,8 @@ class Finding:
     size_px: tuple[int, int]  # (height, width) of the image
     mm_per_px: float
     net_per_px: float
+    ridge_net: np.ndarray | None = None
+    judged: np.ndarray | None = None
 
     @property
     def is_line(self) -> bool:
@@ -62,15 +66,28 @@ class Finding:
         """Paper px per detector px."""
         return PAPER_SIZE / max(self.size_px)
 
-    def kept(self, promise: KindContract) -> np.ndarray:
-        """Return the (m, 2) px that a contract accepts."""
-        accepted = self.found_px[self.scores >= promise.threshold][: promise.at_most]
-        return longest_stretch(accepted) if self.is_line else accepted
+    def chosen(self, promise: KindContract) -> np.ndarray:
+        """Return which of the found (k,) a contract accepts, of those that can be judged."""
+        if self.ridge_net is not None and self.judged is not None:  # as the room reads a line: first the stretch
+            stretch = np.array(longest_stretch(self.ridge_net, promise.threshold), int)
+            return stretch[self.judged[stretch]]
+        return np.flatnonzero(self.scores >= promise.threshold)[: promise.at_most]
 
-    def above(self, threshold: float) -> Finding:
-        """Return the finding without what scores below a threshold."""
-        keep = self.scores >= threshold
-        return replace(self, found_px=self.found_px[keep], scores=self.scores[keep], widths_px=self.widths_px[keep])
+    def kept(self, promise: KindContract) -> np.ndarray:
+        """Return the (m, 2) px that a contract accepts, of those that can be judged."""
+        return self.found_px[self.chosen(promise)]
+
+    def accepted(self, promise: KindContract) -> Finding:
+        """Return the finding with nothing but what a contract accepts."""
+        keep = self.chosen(promise)
+        return replace(
+            self,
+            found_px=self.found_px[keep],
+            scores=self.scores[keep],
+            widths_px=self.widths_px[keep],
+            ridge_net=None,
+            judged=None,
+        )
 
     def distances_px(self, found_px: np.ndarray, limit_px: float) -> np.ndarray:
         """Return the distances, detector px, of true landmarks that were found within a limit, one to one."""
@@ -78,6 +95,18 @@ class Finding:
             off = sideways(self.truth_px, found_px)
             return off[off <= limit_px]
         return match(self.truth_px, found_px, limit_px)
+
+    def right(self, found_px: np.ndarray) -> np.ndarray:
+        """Return (m,) whether each found point (m, 2) is a true landmark within 8 paper px, one to one."""
+        right = np.zeros(len(found_px), bool)
+        if len(self.truth_px) and len(found_px):
+            limit_px = HEADLINE_PX / self.paper_per_px
+            if self.is_line:
+                x_true = np.interp(found_px[:, 1], *self.truth_px[:, ::-1].T)
+                right = np.abs(found_px[:, 0] - x_true) <= limit_px
+            else:
+                right[pairs(self.truth_px, found_px, limit_px)[1]] = True
+        return right
 
 
 def read_truths(images: Path, patients: Sequence[str]) -> dict[Path, dict[str, Any]]:
@@ -113,68 +142,96 @@ def find(backend: Backend, reading: Reading, images: Path, patients: Sequence[st
 def find_in(image: PortalImage, truth: dict[str, Any], backend: Backend, reading: Reading) -> list[Finding]:
     """Return one finding per kind that may be judged in this image."""
     detection = detect(image, backend, everything(reading))
-    return [
-        _finding(promise.kind, image, truth, detection.landmarks, detection.placement.scale[0])
-        for promise in reading.kinds
-        if promise.kind not in truth["unlabelled"]
-    ]
+    findings = []
+    for promise, heatmap in zip(reading.kinds, detection.inference.heatmaps, strict=True):
+        if promise.kind in truth["unlabelled"]:
+            continue
+        own = [one for one in detection.landmarks if one.kind == promise.kind]
+        read = _read_line if promise.shape == "line" else _read_points
+        findings.append(read(_Seen(promise.kind, image, truth, own, heatmap, detection.placement)))
+    return findings
 
 
-def _finding(
-    kind: str, image: PortalImage, truth: dict[str, Any], landmarks: Iterable[Landmark], net_per_px: float
-) -> Finding:
-    labelled_as = "spinous_process" if kind in LINE_KINDS else kind
-    shown, hidden = (
-        np.array([(p["x_px"], p["y_px"]) for p in truth[key] if p["kind"] == labelled_as]).reshape(-1, 2)
-        for key in ("landmarks", "hidden")
-    )
-    found = sorted((one for one in landmarks if one.kind == kind), key=lambda one: -one.score)
-    found_px = np.array([one.xy_px for one in found]).reshape(-1, 2)
-    labelled_px = np.concatenate((shown, hidden))
-    judged = np.ones(len(found), bool)
-    if len(labelled_px) and labelled_as == "spinous_process":  # it goes on beyond the labelled ones
-        margin_px = 0.0 if kind in LINE_KINDS else SPINOUS_MARGIN_MM / truth["mm_per_px"]
-        stretch = shown if kind in LINE_KINDS and len(shown) else labelled_px
-        low, high = stretch[:, 1].min() - margin_px, stretch[:, 1].max() + margin_px
-        judged = (found_px[:, 1] >= low) & (found_px[:, 1] <= high)
-    if kind in LINE_KINDS and len(shown):
-        shown = line_through(shown[np.argsort(shown[:, 1])])
-    return Finding(
-        kind=kind,
-        patient=truth["patient"],
-        view=truth["view"],
-        modality=truth["modality"],
-        image=image.identity.name,
-        labelled=len(labelled_px) > 0,
-        truth_px=shown,
-        found_px=found_px[judged],
-        scores=np.array([one.score for one in found])[judged],
-        widths_px=np.array([one.sigma_px for one in found], float)[judged],
-        size_px=(image.pixels.shape[0], image.pixels.shape[1]),
-        mm_per_px=truth["mm_per_px"],
-        net_per_px=net_per_px,
-    )
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    kind: str
+    image: PortalImage
+    truth: dict[str, Any]
+    landmarks: list[Landmark]
+    heatmap: np.ndarray
+    placement: Placement
+
+    def labels_px(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shown and the hidden labels of a kind, (n, 2) each."""
+        shown, hidden = (
+            np.array([(p["x_px"], p["y_px"]) for p in self.truth[key] if p["kind"] == kind]).reshape(-1, 2)
+            for key in ("landmarks", "hidden")
+        )
+        return shown, hidden
+
+    def finding(self, *, labelled: bool, truth_px: np.ndarray, found: np.ndarray, **line: np.ndarray) -> Finding:
+        """``found`` is (k, 4): x, y in px, score, width in px."""
+        return Finding(
+            kind=self.kind,
+            patient=self.truth["patient"],
+            view=self.truth["view"],
+            modality=self.truth["modality"],
+            image=self.image.identity.name,
+            labelled=labelled,
+            truth_px=truth_px,
+            found_px=found[:, :2],
+            scores=found[:, 2],
+            widths_px=found[:, 3],
+            size_px=(self.image.pixels.shape[0], self.image.pixels.shape[1]),
+            mm_per_px=self.truth["mm_per_px"],
+            net_per_px=self.placement.scale[0],
+            **line,
+        )
 
 
-def longest_stretch(points_px: np.ndarray) -> np.ndarray:
-    """Return the longest run of (m, 2) points of a line without a missing step, from the top."""
-    if len(points_px) < FEWEST_LINE_POINTS:
-        return points_px[:0]
-    points_px = points_px[np.argsort(points_px[:, 1])]
-    step = np.diff(points_px[:, 1])
-    runs = np.split(points_px, np.flatnonzero(step > 1.5 * step.min()) + 1)
-    longest = max(runs, key=len)
-    return longest if len(longest) >= FEWEST_LINE_POINTS else points_px[:0]
+def _read_points(seen: _Seen) -> Finding:
+    shown, hidden = seen.labels_px(seen.kind)
+    labelled = np.concatenate((shown, hidden))
+    best_first = sorted(seen.landmarks, key=lambda one: -one.score)
+    found = np.array([(*one.xy_px, one.score, one.sigma_px) for one in best_first], float).reshape(-1, 4)
+    if len(labelled) and seen.kind == "spinous_process":  # the spine goes on beyond the labelled ones
+        margin_px = SPINOUS_MARGIN_MM / seen.truth["mm_per_px"]
+        low, high = labelled[:, 1].min() - margin_px, labelled[:, 1].max() + margin_px
+        found = found[(found[:, 1] >= low) & (found[:, 1] <= high)]
+    return seen.finding(labelled=len(labelled) > 0, truth_px=shown, found=found)
+
+
+def _read_line(seen: _Seen) -> Finding:
+    shown, hidden = seen.labels_px("spinous_process")
+    labelled = np.concatenate((shown, hidden))
+    ridge = ridge_points(seen.heatmap)
+    x, y = seen.placement.to_image(ridge[:, :2]).T
+    widths = [peak_width(seen.heatmap, at, "line") / seen.placement.scale[0] for at in ridge]
+    height, width = seen.image.pixels.shape
+    judged = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+    if len(labelled):
+        stretch = shown if len(shown) else labelled
+        judged &= (y >= stretch[:, 1].min()) & (y <= stretch[:, 1].max())
+    truth_px = line_through(shown[np.argsort(shown[:, 1])]) if len(shown) else shown
+    found = np.stack((x, y, ridge[:, 2], widths), axis=1)
+    return seen.finding(labelled=len(labelled) > 0, truth_px=truth_px, found=found, ridge_net=ridge, judged=judged)
 
 
 def match(truth: np.ndarray, found: np.ndarray, limit: float) -> np.ndarray:
     """Return the distances (m,) of a one-to-one matching of (n, 2) and (k, 2) that uses most pairs within ``limit``."""
+    rows, columns = pairs(truth, found, limit)
+    distances: np.ndarray = np.linalg.norm(truth[rows] - found[columns], axis=1)
+    return distances
+
+
+def pairs(truth: np.ndarray, found: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of (n, 2) goes with which of (k, 2): the most pairs within ``limit``, then the nearest."""
     if not len(truth) or not len(found):
-        return np.zeros(0)
+        return np.zeros(0, int), np.zeros(0, int)
     distance = np.linalg.norm(truth[:, None] - found[None], axis=2)
     rows, columns = linear_sum_assignment(np.where(distance <= limit, distance, 1e3 + limit))
-    chosen: np.ndarray = distance[rows, columns]
-    return chosen[chosen <= limit]
+    near = distance[rows, columns] <= limit
+    return rows[near], columns[near]
 
 
 def sideways(truth_px: np.ndarray, found_px: np.ndarray) -> np.ndarray:
@@ -218,7 +275,7 @@ def score(findings: Sequence[Finding], promise: KindContract) -> Score:
     matched = [(f.distances_px(k, PCK_PX[-1] / f.paper_per_px), f) for f, k in shown]
     px = np.concatenate([d * f.paper_per_px for d, f in matched]) if matched else np.zeros(0)
     mm = np.concatenate([d * f.mm_per_px for d, f in matched]) if matched else np.zeros(0)
-    right = [_right(f, k) for f, k in zip(judged, kept, strict=True)]
+    right = [int(f.right(k).sum()) for f, k in zip(judged, kept, strict=True)]
     found = sum(map(len, kept))
     recall, precision = sum(hits[HEADLINE_PX]) / max(1, total), sum(right) / max(1, found)
     return Score(
@@ -234,17 +291,6 @@ def score(findings: Sequence[Finding], promise: KindContract) -> Score:
         count_error=float(np.mean([abs(len(k) - len(f.truth_px)) for f, k in shown])) if shown else float("nan"),
         given=float(np.mean([len(k) > 0 for _, k in shown])) if shown else float("nan"),
     )
-
-
-def _right(finding: Finding, kept: np.ndarray) -> int:
-    """Return how many of the (m, 2) found points are right within 8 paper px."""
-    if not len(finding.truth_px):
-        return 0
-    limit_px = HEADLINE_PX / finding.paper_per_px
-    if finding.is_line:
-        x_true = np.interp(kept[:, 1], *finding.truth_px[:, ::-1].T) if len(kept) else np.zeros(0)
-        return int((np.abs(kept[:, 0] - x_true) <= limit_px).sum())
-    return len(match(finding.truth_px, kept, limit_px))
 
 
 @dataclass(frozen=True)

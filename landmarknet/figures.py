@@ -80,35 +80,33 @@ def reliability_plot(findings: Sequence[Finding], kinds: Sequence[KindContract],
 
 
 def scores_and_hits(findings: Sequence[Finding], promise: KindContract) -> tuple[np.ndarray, np.ndarray]:
-    """Return the score of the best ``at_most`` landmarks of each image that shows the kind, and whether it is right."""
-    scores, right = [], []
-    for f in findings:
-        if f.kind != promise.kind or not len(f.truth_px):
-            continue
-        for point, score in list(zip(f.found_px, f.scores, strict=True))[: promise.at_most]:
-            if f.is_line:
-                off = abs(point[0] - np.interp(point[1], *f.truth_px[:, ::-1].T))
-            else:
-                off = np.hypot(*(f.truth_px - point).T).min()
-            scores.append(score)
-            right.append(off * f.paper_per_px <= HEADLINE_PX)
-    return np.array(scores), np.array(right, float)
+    """Return the score of the best ``at_most`` landmarks of each image, and whether each is right, one to one.
+
+    Whatever is found where nothing is shown is wrong.
+    """
+    own = [f for f in findings if f.kind == promise.kind]
+    open_promise = promise.model_copy(update={"threshold": 0.0})
+    chosen = [(f, f.chosen(open_promise)) for f in own]
+    scores = [f.scores[c] for f, c in chosen]
+    right = [f.right(f.found_px[c]) for f, c in chosen]
+    return np.concatenate(scores or [np.zeros(0)]), np.concatenate(right or [np.zeros(0)]).astype(float)
 
 
-def sigma_plot(findings: Sequence[Finding], kinds: Sequence[KindContract], path: Path) -> None:
-    """Draw the actual standard deviation of the error against the stated sigma, in bins of equal numbers."""
+def sigma_plot(folds: Sequence[tuple[Sequence[Finding], Sequence[KindContract]]], path: Path) -> None:
+    """Draw the actual standard deviation of the error against the stated sigma, in bins of equal numbers, per kind.
+
+    Each fold states its own; all are drawn together.
+    """
 
     def draw(axes: Axes) -> None:
         highest = 1.0
-        for promise in kinds:
-            errors, widths = errors_and_widths_net([f for f in findings if f.kind == promise.kind], promise)
-            if promise.sigma is None or len(errors) < 40:
+        for kind in dict.fromkeys(k.kind for _, kinds in folds for k in kinds):
+            stated, squared = _stated_and_squared(folds, kind)
+            if len(stated) < 40:
                 continue
-            stated = promise.sigma[0] + promise.sigma[1] * widths
-            axis_count = 1 if promise.shape == "line" else 2
             bins = np.array_split(np.argsort(stated), 6)
-            actual = [np.sqrt((errors[b] ** 2).sum(axis=1).mean() / axis_count) for b in bins]
-            axes.plot([stated[b].mean() for b in bins], actual, "o-", label=promise.kind)
+            actual = [float(np.sqrt(squared[b].mean())) for b in bins]
+            axes.plot([stated[b].mean() for b in bins], actual, "o-", label=kind)
             highest = max(highest, *actual, float(stated.max()))
         axes.plot((0, highest), (0, highest), ":", color="grey")
         axes.set_xlabel("stated sigma, network px")
@@ -116,6 +114,20 @@ def sigma_plot(findings: Sequence[Finding], kinds: Sequence[KindContract], path:
         axes.legend()
 
     _save(path, draw)
+
+
+def _stated_and_squared(
+    folds: Sequence[tuple[Sequence[Finding], Sequence[KindContract]]], kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stated sigma and the squared error per axis of a kind's landmarks, network px."""
+    stated, squared = [np.zeros(0)], [np.zeros(0)]
+    for findings, kinds in folds:
+        promise = next(k for k in kinds if k.kind == kind)
+        if promise.sigma is not None:
+            errors, widths = errors_and_widths_net([f for f in findings if f.kind == kind], promise)
+            stated.append(promise.sigma[0] + promise.sigma[1] * widths)
+            squared.append((errors**2).sum(axis=1) / (1 if promise.shape == "line" else 2))
+    return np.concatenate(stated), np.concatenate(squared)
 
 
 def pck_plot(findings: Sequence[Finding], kinds: Sequence[KindContract], path: Path) -> None:

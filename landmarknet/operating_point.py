@@ -7,15 +7,16 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.stats import spearmanr
 
 from edge.contract import KindContract, Reading
 from edge.landmarks import SMALLEST_SIGMA_NET_PX
 from landmarknet.decode import ROWS_PER_KIND, nms_radius_net_px
-from landmarknet.evaluate import Finding, false_alarms, score
+from landmarknet.evaluate import Finding, false_alarms, pairs, score
 from landmarknet.network import LINE_KINDS, NetworkConfig
 
 AT_MOST = {"spinous_process": 16, "tracheal_bifurcation": 1, "louis_angle": 1, "spine_line": 64}
-ASSUMED_LONGER_SIDE_MM = (240.0, 300.0, 380.0)  # where the geometry is not known
+ASSUMED_LONGER_SIDE_MM = (200.0, 250.0, 320.0)  # where the geometry is not known; the last one fills the square
 F1_SLACK = 0.02
 MOST_PER_NEGATIVE, MOST_PER_HIDDEN, MOST_EXTRA = 0.02, 0.05, 0.5  # false alarms per image
 FEWEST_FOR_SIGMA = 12
@@ -73,36 +74,41 @@ def _excess(findings: Sequence[Finding], promise: KindContract) -> float:
         (alarms.hidden, alarms.per_hidden, MOST_PER_HIDDEN),
     ]
     if promise.kind == "spinous_process":
-        result = score(findings, promise)
-        counted.append((len(findings), result.extra_per_image, MOST_EXTRA))
+        judged = sum(f.labelled for f in findings)
+        counted.append((judged, score(findings, promise).extra_per_image, MOST_EXTRA))
     return float(sum(max(0.0, n * rate - max(1.0, n * limit)) for n, rate, limit in counted if n))
 
 
 def errors_and_widths_net(findings: Sequence[Finding], promise: KindContract) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (m, 2) errors of accepted landmarks to the nearest true one, and their (m,) peak widths, network px.
+    """Return the (m, 2) errors of accepted landmarks, one to one, and their (m,) peak widths, network px.
 
-    For a line the second error is 0 and only the first counts. Those beyond 20 mm are left out.
+    For a line the second error is 0 and only the first counts. Those beyond 20 mm are left out: wrong, not uncertain.
     """
     errors, widths = [], []
     for f in findings:
         if not len(f.truth_px):
             continue
-        chosen = np.flatnonzero(f.scores >= promise.threshold)[: promise.at_most]
-        for i in chosen:
-            if f.is_line:
-                error = np.array((f.found_px[i, 0] - np.interp(f.found_px[i, 1], *f.truth_px[:, ::-1].T), 0.0))
-            else:
-                error = min(f.found_px[i] - f.truth_px, key=lambda d: float(np.hypot(*d)))
-            if np.hypot(*error) * f.mm_per_px <= OUTLIER_MM:
-                errors.append(error * f.net_per_px)
-                widths.append(f.widths_px[i] * f.net_per_px)
-    return np.array(errors).reshape(-1, 2), np.array(widths)
+        chosen = f.chosen(promise)
+        if f.is_line:
+            off = f.found_px[chosen, 0] - np.interp(f.found_px[chosen, 1], *f.truth_px[:, ::-1].T)
+            difference = np.stack((off, np.zeros(len(off))), axis=1)
+        else:
+            rows, columns = pairs(f.truth_px, f.found_px[chosen], OUTLIER_MM / f.mm_per_px)
+            difference, chosen = f.found_px[chosen][columns] - f.truth_px[rows], chosen[columns]
+        near = np.hypot(*difference.T) * f.mm_per_px <= OUTLIER_MM
+        errors.append(difference[near] * f.net_per_px)
+        widths.append(f.widths_px[chosen][near] * f.net_per_px)
+    return np.concatenate(errors or [np.zeros((0, 2))]), np.concatenate(widths or [np.zeros(0)])
 
 
 def fit_sigma(findings: Sequence[Finding], promise: KindContract) -> tuple[float, float] | None:
-    """Fit sigma = a + b * width by maximum likelihood of normal errors along each axis; None with too few of them."""
+    """Fit sigma = a + b * width by maximum likelihood of normal errors along each axis.
+
+    None with too few of them, and for kinds of which an image shows many: theirs are mistaken for one another, which no
+    standard uncertainty describes.
+    """
     errors, widths = errors_and_widths_net(findings, promise)
-    if len(errors) < FEWEST_FOR_SIGMA:
+    if len(errors) < FEWEST_FOR_SIGMA or (promise.shape == "point" and promise.at_most > 1):
         return None
     axes = 1 if promise.shape == "line" else 2
     square = (errors**2).sum(axis=1)
@@ -127,6 +133,14 @@ def inside_shares(findings: Sequence[Finding], promise: KindContract) -> tuple[f
         return float("nan"), float("nan")
     relative = np.hypot(*errors.T) / np.maximum(promise.sigma[0] + promise.sigma[1] * widths, SMALLEST_SIGMA_NET_PX)
     return float((relative <= 1).mean()), float((relative <= 2).mean())
+
+
+def width_correlation(findings: Sequence[Finding], promise: KindContract) -> float:
+    """Return the rank correlation of the size of an error with the width of its peak; 0: the width says nothing."""
+    errors, widths = errors_and_widths_net(findings, promise)
+    if len(errors) < FEWEST_FOR_SIGMA:
+        return float("nan")
+    return float(spearmanr(np.hypot(*errors.T), widths).statistic)
 
 
 def _kind(kind: str, threshold: float, sigma: tuple[float, float] | None) -> KindContract:

@@ -25,7 +25,7 @@ from landmarknet.evaluate import (
     score,
 )
 from landmarknet.network import KINDS, HeadForm, LandmarkNet, NetworkConfig
-from landmarknet.operating_point import as_toml, inside_shares, operating_point, reading_of
+from landmarknet.operating_point import as_toml, inside_shares, operating_point, reading_of, width_correlation
 
 NOTICE = "SIMULATED images; labels are semi-manual, not a clinician's (about +-2 to 3 mm)."
 
@@ -43,6 +43,8 @@ def release_report(release: Path, images: Path, patients: Sequence[str]) -> str:
             accuracy_table(findings, engine.contract.kinds),
             "",
             false_alarm_table(findings, engine.contract.kinds),
+            "",
+            sigma_table(findings, engine.contract.kinds),
             "",
             chance_line(findings),
         )
@@ -95,20 +97,20 @@ def accuracy_table(findings: Sequence[Finding], kinds: Sequence[KindContract]) -
     """Return one row per kind, view and modality."""
     header = [
         "kind", "view", "modality", "images", "landmarks", *(f"PCK@{t:.0f}" for t in PCK_PX), "patient PCK@8",
-        "precision", "F1", "mean px", "median mm", "extra per image", "count error", "given",
+        "precision", "F1", "mean px <= 12", "median mm <= 12 px", "extra per image", "count error", "given",
     ]  # fmt: skip
     rows = [
-        [promise.kind, view, modality, *score_cells(score(chosen, promise))]
+        [promise.kind, view, modality, *score_cells(score(chosen, promise), promise.shape)]
         for promise, view, modality, chosen in cells(findings, kinds)
     ]
     return markdown(header, rows)
 
 
-def score_cells(result: Score) -> list[str]:
-    """Return the cells of one row, from ``images`` on."""
+def score_cells(result: Score, shape: str) -> list[str]:
+    """Return the cells of one row, from ``images`` on; a line has no number of landmarks."""
     return [
         str(result.images),
-        str(result.landmarks),
+        "-" if shape == "line" else str(result.landmarks),
         *(percent(result.pck[t]) for t in PCK_PX),
         percent(result.patient_pck),
         percent(result.precision),
@@ -116,7 +118,7 @@ def score_cells(result: Score) -> list[str]:
         number(result.mean_px),
         number(result.median_mm, 1),
         number(result.extra_per_image),
-        number(result.count_error),
+        "-" if shape == "line" else number(result.count_error),
         percent(result.given),
     ]
 
@@ -157,8 +159,10 @@ def sigma_table(findings: Sequence[Finding], kinds: Sequence[KindContract]) -> s
         one, two = inside_shares([f for f in findings if f.kind == promise.kind], promise)
         normal = "68 / 95 %" if promise.shape == "line" else "39 / 86 %"
         fit = "-" if promise.sigma is None else f"{promise.sigma[0]:.2f} + {promise.sigma[1]:.2f} w"
-        rows.append([promise.kind, fit, percent(one), percent(two), normal])
-    return markdown(["kind", "sigma, network px", "within 1 sigma", "within 2 sigma", "normal errors"], rows)
+        correlation = number(width_correlation([f for f in findings if f.kind == promise.kind], promise))
+        rows.append([promise.kind, fit, percent(one), percent(two), normal, correlation])
+    header = ["kind", "sigma, network px", "within 1 sigma", "within 2 sigma", "normal errors", "rank correlation"]
+    return markdown(header, rows)
 
 
 def chance_line(findings: Sequence[Finding]) -> str:

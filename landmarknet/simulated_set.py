@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
+SIMULATION_VERSION = 2  # raise it whenever the same plan gives other files; 1 drew the same exposures for every patient
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,16 @@ def make_data_set(ct: Sequence[Path], output: Path, plan: DataSetPlan, processes
     ):
         task = progress.add_task("simulate", total=len(sources), completed=len(sources) - len(todo))
         jobs = {pool.submit(_simulate, path, output / name, plan): name for name, path in todo.items()}
+        failed: list[BaseException] = []
         for job in as_completed(jobs):
+            if error := job.exception():
+                failed.append(error)
+                continue
             manifest["files"] |= {f"{jobs[job]}/{file}": digest for file, digest in job.result().items()}
             _write_manifest(output, manifest)
             progress.advance(task)
+    if failed:  # what the others made is kept
+        raise failed[0]
     folders = [output / name for name in sources]
     contact_sheet(folders, output / CONTACT_SHEET, plan.seed)
     return folders
@@ -83,7 +90,7 @@ def _simulate(ct: Path | None, folder: Path, plan: DataSetPlan) -> dict[str, str
 def _read_manifest(output: Path, plan: DataSetPlan) -> dict[str, Any]:
     fresh: dict[str, Any] = {
         "notice": "SIMULATED images of CT of real patients; see each truth.json for attribution and labels",
-        "plan": asdict(plan),
+        "plan": {**asdict(plan), "version": SIMULATION_VERSION},
         "files": {},
     }
     path = output / MANIFEST

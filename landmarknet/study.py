@@ -46,6 +46,7 @@ class Study:
     output: str
     validation: tuple[str, ...]  # where the shipped model's choices were made
     validation_negatives: tuple[str, ...]
+    test_negatives: tuple[str, ...]  # neither trained nor tuned on
     fold_steps: int
     folds: tuple[Fold, ...]
     comparison: Comparison
@@ -54,11 +55,6 @@ class Study:
     def patients(self) -> tuple[str, ...]:
         """Return every labelled patient: each is tested on in exactly one fold."""
         return tuple(patient for fold in self.folds for patient in fold.test)
-
-    @property
-    def negatives(self) -> tuple[str, ...]:
-        """Return the volumes without landmarks that no choice is made on."""
-        return tuple(name for name in self.recipe().negatives if name not in self.validation_negatives)
 
     def recipe(self) -> TrainConfig:
         """Return the shipped model's training."""

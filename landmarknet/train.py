@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from landmarknet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_only
+from landmarknet.checkpoint import Checkpoint, demand_same_training, load_checkpoint, save_checkpoint, weights_only
 from landmarknet.comparators import Network, new_network
 from landmarknet.dataset import CachedView, Grid, Sample, TrainingSet, cache_files, cache_views, collate
 from landmarknet.losses import LEVEL_SHARE, coordinate_terms, loss_terms
@@ -158,17 +158,21 @@ def _end_with_parent() -> None:
 def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step: None) -> Path:
     """Train, or go on from ``output/last.pt``; return the path of ``weights.pt``, the averaged weights alone.
 
-    ``after_save`` hears the number of steps done after each checkpoint, in a training of one process.
+    Raises `ValueError` where ``last.pt`` comes from another configuration. ``after_save`` hears the number of steps
+    done after each checkpoint, in a training of one process.
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
+    last = output / "last.pt"
+    if last.exists():
+        demand_same_training(load_checkpoint(last), config.to_dict(), last)
     fill_cache(config)  # before the processes share it
     if config.processes == 1:
         _train_process(0, config, "", after_save)
     else:
         rendezvous = f"file://{output.resolve()}/rendezvous.{time.time_ns()}"
         spawn(_train_process, args=(config, rendezvous), nprocs=config.processes)
-    save_checkpoint(output / "weights.pt", weights_only(load_checkpoint(output / "last.pt")))
+    save_checkpoint(output / "weights.pt", weights_only(load_checkpoint(last)))
     return output / "weights.pt"
 
 

@@ -39,7 +39,10 @@ class LandmarkEntry(_Frozen):
     y_px: float
     x_mm: Annotated[float | None, Field(description="isocentre plane, +x right; null without trusted geometry")]
     y_mm: Annotated[float | None, Field(description="isocentre plane, +y up; null without trusted geometry")]
-    sigma_px: Annotated[float | None, Field(description="standard uncertainty; null: this release gives none")]
+    sigma_px: Annotated[
+        float | None,
+        Field(description="standard uncertainty along each axis, of a line to its side; null: none given"),
+    ]
     score: Annotated[float, Field(description="height of the heatmap at the peak, 0 to 1; not a probability")]
 
 

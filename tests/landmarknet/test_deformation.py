@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,3 +40,13 @@ def test_moving_back_and_forth_returns(ball_ct):
     points = ball_ct.centre_mm + rng.uniform(-40, 40, (20, 3))
     deformation = sample_deformation(rng)
     assert deformation.source_mm(deformation.move(points, ball_ct), ball_ct) == pytest.approx(points, abs=1e-6)
+
+
+def test_a_body_that_reaches_the_ends_of_the_ct_still_does(ball_ct):
+    x, y = np.indices(ball_ct.hu.shape[:2])
+    column = np.hypot(x - 40, y - 45) < 25
+    hu = np.where(column[..., None], 0, -1000).astype(np.int16).repeat(ball_ct.hu.shape[2], axis=2)
+    body = replace(ball_ct, hu=hu)
+    for seed in range(10):
+        tissue = (deform(body, sample_deformation(np.random.default_rng(seed))).hu > -500).sum(axis=(0, 1))
+        assert tissue.min() > 0.6 * np.median(tissue), f"seed {seed}: an end is cut off"

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from landmarknet.operating_point import (
     inside_shares,
     operating_point,
     reading_of,
+    width_correlation,
 )
 from landmarknet.report import accuracy_table, demand_unseen, false_alarm_table, per_patient_table
 from landmarknet.rt_image import write_rt_image, write_truth
@@ -68,8 +70,6 @@ def test_score_counts_as_defined():
 
 
 def test_distances_are_in_px_of_the_fitted_image():
-    from dataclasses import replace
-
     large = replace(finding([(100, 100)], [(118, 100, 0.9)]), size_px=(768, 1024))  # 18 px of 1024 are 6.75 of 384
     result = score([large], CARINA)
     assert result.pck[6.0] == 0.0
@@ -106,12 +106,36 @@ def test_sideways_is_measured_across_and_only_where_a_line_was_found():
     assert np.isinf(sideways(truth, found[:1])).all(), "one point is no line"
 
 
+def ridge(scores, x=12.0):
+    """A finding whose line lies at x, 2 px beside the true one, a step of 16 px apart."""
+    y = 16.0 * np.arange(len(scores))
+    one = finding([(10.0, float(y)) for y in range(16 * len(scores) - 15)], [], "spine_line")
+    net = np.stack((np.full(len(y), x / 2), y / 2, scores), axis=1)
+    return replace(
+        one, found_px=np.stack((np.full(len(y), x), y), axis=1), scores=np.array(scores), ridge_net=net,
+        widths_px=np.full(len(y), 3.0), judged=np.ones(len(y), bool),
+    )  # fmt: skip
+
+
 def test_a_line_is_scored_by_how_much_of_it_was_found():
-    truth = [(10.0, float(y)) for y in range(100)]
-    result = score([finding(truth, [(12.0, float(y), 0.9) for y in range(0, 50, 7)], "spine_line")], LINE)
-    assert 0.5 <= result.pck[8.0] <= 0.6
+    result = score([ridge([0.9] * 5 + [0.1] * 4)], LINE)
+    assert 0.5 <= result.pck[8.0] <= 0.65  # 64 of 128 px, and one step beyond the last point
     assert result.precision == 1.0
     assert result.mean_px == pytest.approx(2.0)
+
+
+def test_a_line_is_read_as_the_room_reads_it():
+    broken = ridge([0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.9])
+    assert broken.chosen(LINE).tolist() == [3, 4, 5, 6], "the longest stretch without a gap"
+    assert len(ridge([0.9, 0.9, 0.9, 0.1]).chosen(LINE)) == 0, "a spot is no line"
+    outside = replace(broken, judged=np.arange(9) >= 5)
+    assert outside.chosen(LINE).tolist() == [5, 6], "judged only after it was read"
+    assert broken.accepted(LINE).kept(LINE).tolist() == broken.kept(LINE).tolist()
+
+
+def test_a_line_counts_once_as_a_false_alarm():
+    negative = replace(ridge([0.9] * 6), labelled=False, truth_px=np.zeros((0, 2)))
+    assert false_alarms([negative], LINE).per_negative == 1.0
 
 
 def test_threshold_separates_right_from_wrong():
@@ -139,6 +163,23 @@ def test_sigma_is_that_of_the_errors_and_follows_the_width():
     one, two = inside_shares(findings, CARINA.model_copy(update={"sigma": (a, b)}))
     assert one == pytest.approx(0.39, abs=0.06)
     assert two == pytest.approx(0.86, abs=0.06)
+
+
+def test_landmarks_that_are_mistaken_for_one_another_have_no_sigma():
+    many = [finding([(10, 10), (10, 30)], [(11, 10, 0.9), (10, 31, 0.9)], "spinous_process") for _ in range(20)]
+    assert fit_sigma(many, SPINOUS) is None
+
+
+def test_the_correlation_of_error_and_width_says_whether_sigma_knows_anything():
+    rng = np.random.default_rng(0)
+
+    def made(informed):
+        width = rng.uniform(2, 10)
+        error = rng.normal(0, width if informed else 6.0, 2)
+        return finding([(100, 100)], [(*(100 + error), 0.9)], width=width)
+
+    assert width_correlation([made(True) for _ in range(400)], CARINA) > 0.3
+    assert abs(width_correlation([made(False) for _ in range(400)], CARINA)) < 0.15
 
 
 def test_too_few_landmarks_give_no_sigma():

@@ -29,6 +29,12 @@ def test_the_shipped_recipe_leaves_its_validation_and_one_test_patient_out():
     assert set(study.validation) < held_out
 
 
+def test_some_volumes_without_landmarks_are_neither_trained_nor_tuned_on():
+    study = read_study(STUDY)
+    assert study.test_negatives
+    assert not set(study.test_negatives) & {*study.recipe().negatives, *study.validation_negatives}
+
+
 def test_a_fold_that_tunes_on_its_test_patients_is_refused(tmp_path):
     path = written(tmp_path, 'validation = ["lidc0001"]', 'validation = ["lidc0314"]')
     with pytest.raises(ValueError, match="fold a makes its choices on patients that it tests on"):

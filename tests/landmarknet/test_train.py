@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from landmarknet.checkpoint import load_checkpoint, load_network
+from landmarknet.checkpoint import demand_same_training, load_checkpoint, load_network
 from landmarknet.network import NetworkConfig
 from landmarknet.train import LOG_HEADER, TrainConfig, drop_rows, fill_cache, learning_rate, read_train_config, train
 from landmarknet.training_curves import running_mean, training_curves
@@ -240,3 +240,16 @@ def test_an_unknown_key_is_refused(tmp_path):
     path.write_text('ct_folder="a"\ncache_folder="b"\noutput="c"\npatients=[]\nnegatives=[]\nstep=3\n')
     with pytest.raises(ValueError, match="step"):
         read_train_config(path)
+
+
+@pytest.mark.parametrize("change", [{"patients": ("another",)}, {"seed": 1}, {"network": replace(TINY, gate=False)}])
+def test_another_configuration_does_not_go_on_with_a_checkpoint(config, change):
+    train(config)
+    with pytest.raises(ValueError, match=r"last\.pt comes from another configuration \((patients|seed|network)\)"):
+        train(replace(config, **change))
+
+
+def test_the_same_configuration_may_run_in_other_folders_and_processes(config, tmp_path):
+    path = train(config)
+    moved = replace(config, cache_folder=str(tmp_path / "elsewhere"), processes=2, save_every=1)
+    demand_same_training(load_checkpoint(path), moved.to_dict(), path)
