@@ -34,6 +34,10 @@ class KindContract(_Frozen):
         tuple[NotNegative, NotNegative] | None,
         Field(description="(a, b): standard uncertainty a + b * (width of the peak), network px; null: not known"),
     ] = None
+    only_with: Annotated[
+        tuple[str, ...],
+        Field(description="reported only where one of these kinds is found, too: else the anatomy is another"),
+    ] = ()
 
 
 class Reading(_Frozen):

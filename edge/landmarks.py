@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +46,15 @@ def landmarks_from_peaks(
         for i in downwards:
             sigma_px = _sigma_px(promise, heatmap, rows[i], placement)
             found.append(_landmark(promise.kind, xy_px[i], float(rows[i, 2]), sigma_px, geometry))
-    return tuple(found)
+    supported = supported_kinds(found, reading)
+    return tuple(one for one in found if one.kind in supported)
+
+
+def supported_kinds(found: Iterable[Landmark], reading: Reading) -> set[str]:
+    """Return the kinds that may be reported beside what was found: a pelvis has a spine, too."""
+    threshold = {promise.kind: promise.threshold for promise in reading.kinds}
+    seen = {one.kind for one in found if one.score >= threshold[one.kind]}
+    return {promise.kind for promise in reading.kinds if not promise.only_with or seen & set(promise.only_with)}
 
 
 def line_points(heatmap: np.ndarray, threshold: float) -> np.ndarray:

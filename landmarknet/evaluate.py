@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from edge.backends import Backend
 from edge.contract import KindContract, Reading
 from edge.detect import detect
-from edge.landmarks import longest_stretch, peak_width, ridge_points
+from edge.landmarks import longest_stretch, peak_width, ridge_points, supported_kinds
 from edge.portal_image import read_portal_image
 from edge.preprocess import Placement
 from edge.records import Landmark, PortalImage
@@ -77,6 +77,11 @@ class Finding:
         """Return the (m, 2) px that a contract accepts, of those that can be judged."""
         return self.found_px[self.chosen(promise)]
 
+    def silent(self) -> Finding:
+        """Return the finding as if nothing had been found."""
+        none = np.zeros(0)
+        return replace(self, found_px=np.zeros((0, 2)), scores=none, widths_px=none, ridge_net=None, judged=None)
+
     def accepted(self, promise: KindContract) -> Finding:
         """Return the finding with nothing but what a contract accepts."""
         keep = self.chosen(promise)
@@ -124,10 +129,9 @@ def read_truths(images: Path, patients: Sequence[str]) -> dict[Path, dict[str, A
 
 def everything(reading: Reading) -> Reading:
     """Return a reading that keeps nearly every peak, and gives its width as its sigma."""
-    kinds = tuple(
-        k.model_copy(update={"threshold": LOWEST_SCORE, "at_most": reading.rows_per_kind * 4, "sigma": (0.0, 1.0)})
-        for k in reading.kinds
-    )
+    at_most = reading.rows_per_kind * 4
+    keep_all = {"threshold": LOWEST_SCORE, "at_most": at_most, "sigma": (0.0, 1.0), "only_with": ()}
+    kinds = tuple(promise.model_copy(update=keep_all) for promise in reading.kinds)
     return reading.model_copy(update={"kinds": kinds})
 
 
@@ -142,13 +146,15 @@ def find(backend: Backend, reading: Reading, images: Path, patients: Sequence[st
 def find_in(image: PortalImage, truth: dict[str, Any], backend: Backend, reading: Reading) -> list[Finding]:
     """Return one finding per kind that may be judged in this image."""
     detection = detect(image, backend, everything(reading))
+    supported = supported_kinds(detection.landmarks, reading)
     findings = []
     for promise, heatmap in zip(reading.kinds, detection.inference.heatmaps, strict=True):
         if promise.kind in truth["unlabelled"]:
             continue
         own = [one for one in detection.landmarks if one.kind == promise.kind]
         read = _read_line if promise.shape == "line" else _read_points
-        findings.append(read(_Seen(promise.kind, image, truth, own, heatmap, detection.placement)))
+        finding = read(_Seen(promise.kind, image, truth, own, heatmap, detection.placement))
+        findings.append(finding if promise.kind in supported else finding.silent())
     return findings
 
 

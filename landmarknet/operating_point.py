@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,6 +17,7 @@ from landmarknet.evaluate import Finding, false_alarms, pairs, score
 from landmarknet.network import LINE_KINDS, NetworkConfig
 
 AT_MOST = {"spinous_process": 16, "tracheal_bifurcation": 1, "louis_angle": 1, "spine_line": 64}
+ONLY_WITH = dict.fromkeys(("spinous_process", "spine_line"), ("tracheal_bifurcation", "louis_angle"))  # a thorax
 ASSUMED_LONGER_SIDE_MM = (200.0, 250.0, 320.0)  # where the geometry is not known; the last one fills the square
 F1_SLACK = 0.02
 MOST_PER_NEGATIVE, MOST_PER_HIDDEN, MOST_EXTRA = 0.02, 0.05, 0.5  # false alarms per image
@@ -25,7 +27,8 @@ OUTLIER_MM = 20.0  # a landmark that far off is a wrong one, which no standard u
 
 def reading_of(network: NetworkConfig, kinds: Sequence[KindContract] | None = None) -> Reading:
     """Return how a network is read; without chosen ``kinds``, with thresholds that keep everything."""
-    chosen = tuple(kinds) if kinds else tuple(_kind(k, 0.0, None) for k in network.kinds)
+    keep_all = (_kind(kind, 0.0, None).model_copy(update={"only_with": ()}) for kind in network.kinds)
+    chosen = tuple(kinds or keep_all)
     return Reading(
         input_size=network.input_size,
         heatmap_size=network.input_size * 3 // 4,
@@ -145,7 +148,14 @@ def width_correlation(findings: Sequence[Finding], promise: KindContract) -> flo
 
 def _kind(kind: str, threshold: float, sigma: tuple[float, float] | None) -> KindContract:
     shape: Literal["line", "point"] = "line" if kind in LINE_KINDS else "point"
-    return KindContract(kind=kind, threshold=threshold, at_most=AT_MOST[kind], shape=shape, sigma=sigma)
+    return KindContract(
+        kind=kind,
+        threshold=threshold,
+        at_most=AT_MOST[kind],
+        shape=shape,
+        sigma=sigma,
+        only_with=ONLY_WITH.get(kind, ()),
+    )
 
 
 def as_toml(kinds: Sequence[KindContract]) -> str:
@@ -158,5 +168,7 @@ def as_toml(kinds: Sequence[KindContract]) -> str:
         ]  # fmt: skip
         if k.sigma is not None:
             lines.append(f"sigma = [{k.sigma[0]:.3f}, {k.sigma[1]:.3f}]")
+        if k.only_with:
+            lines.append(f"only_with = {json.dumps(k.only_with)}")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)

@@ -21,6 +21,7 @@ from landmarknet.operating_point import reading_of
 SIZE, SITES = 192, 144
 TINY = NetworkConfig(bottom_up="resnet18", width=0.125, head_width=0.0625, input_size=SIZE, mm_per_net_px=1.6)
 PATIENTS = ["lidc0001", "lidc0003"]
+NEGATIVES = ["a_limb"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,9 @@ def exported(monkeypatch, network, model):
 @pytest.fixture
 def recipe(tmp_path, network, samples):
     checkpoint = tmp_path / "weights.pt"
-    save_checkpoint(checkpoint, Checkpoint(TINY, 1, network.state_dict(), {}, {}, {"patients": PATIENTS}))
+    save_checkpoint(
+        checkpoint, Checkpoint(TINY, 1, network.state_dict(), {}, {}, {"patients": PATIENTS, "negatives": NEGATIVES})
+    )
     return Recipe(
         release="test",
         checkpoint=checkpoint,
@@ -116,7 +119,7 @@ def test_the_contract_says_how_the_network_is_fed_and_read(recipe):
     reading = reading_of(TINY, recipe.kinds)
     assert {name: getattr(promise, name) for name in reading.model_dump()} == dict(reading)
     assert promise.kinds == recipe.kinds
-    assert promise.trained_on == tuple(PATIENTS)
+    assert promise.trained_on == (*PATIENTS, *NEGATIVES)
 
 
 @pytest.mark.usefixtures("exported")
@@ -187,7 +190,8 @@ def test_the_shipped_release_is_what_its_recipe_makes_of_the_shipped_checkpoint(
     assert tuple(k.kind for k in recipe.kinds) == KINDS
     checkpoint = load_checkpoint(root / recipe.checkpoint)
     assert shipped.contract.checkpoint_sha256 == checkpoint_sha256(root / recipe.checkpoint)
-    assert shipped.contract.trained_on == tuple(checkpoint.training["patients"])
+    trained_on = (*checkpoint.training["patients"], *checkpoint.training["negatives"])
+    assert shipped.contract.trained_on == trained_on
     reading = reading_of(checkpoint.network, recipe.kinds)
     assert {name: getattr(shipped.contract, name) for name in reading.model_dump()} == dict(reading)
 

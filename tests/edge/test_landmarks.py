@@ -341,3 +341,18 @@ def test_each_point_of_a_line_has_an_uncertainty():
     promise = LINE.model_copy(update={"sigma": (0.0, 1.0)})
     narrow, wide = (decoded(promise, ridge(lambda _: 96.0, sigma_px)) for sigma_px in (1.5, 3.0))
     assert all(a.sigma_px < b.sigma_px for a, b in zip(narrow, wide, strict=True))
+
+
+# --- kinds that depend on others ---
+
+
+@pytest.mark.parametrize(("carina_score", "kinds"), [(0.9, ["spinous_process", "tracheal_bifurcation"]), (0.1, [])])
+def test_a_kind_that_depends_on_another_is_not_reported_alone(contract, rows, carina_score, kinds):
+    small = contract()
+    spinous, carina = small.kinds
+    dependent = spinous.model_copy(update={"only_with": (carina.kind,)})
+    reading = small.model_copy(update={"kinds": (dependent, carina)})
+    peaks = rows([(20.0, 20.0, 0.9)], [(24.0, 20.0, carina_score)])
+    placement, _ = fit_into_square((48, 48), 48)
+    found = landmarks_from_peaks(peaks, np.zeros((2, 36, 36)), reading, placement, (48, 48), None)
+    assert [one.kind for one in found] == kinds
