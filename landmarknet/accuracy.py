@@ -223,8 +223,8 @@ def _release(study: Study, engine: Engine, patients: list[str]) -> str:
     contract = engine.contract
     return f"""## The shipped release
 
-`{contract.release}`, trained on {len(contract.trained_on)} patients and volumes without landmarks; tested on {", ".join(patients)} alone, which it
-never saw: one patient says little about the next, see the spread above.
+`{contract.release}`, trained on {len(contract.trained_on)} patients and volumes without landmarks; tested on
+{", ".join(patients)} alone, which it never saw: one patient says little about the next, see the spread above.
 
 {accuracy_table(test, engine.contract.kinds)}
 
