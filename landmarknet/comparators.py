@@ -65,7 +65,7 @@ class DeepLabV3(nn.Module):
         x = self.bottom_up(image)[-1]  # (B, 512, S/8, S/8)
         pooled = self.pooled(x.mean(dim=(2, 3)))[:, :, None, None].expand(-1, -1, *x.shape[2:])
         x = self.merge(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1))
-        return Prediction(upsampled(self.heatmap_out(x), self.config.input_size, self.head), None, ())
+        return Prediction(upsampled(self.heatmap_out(x), image.shape[-1], self.head), None, ())
 
 
 class PyramidResidualNet(nn.Module):
@@ -110,7 +110,7 @@ class PyramidResidualNet(nn.Module):
             stacks.append(out(features))
             if number < HOURGLASS_STACKS - 1:
                 x = x + self.features_back[number](features) + self.heatmaps_back[number](stacks[-1])
-        heatmaps = upsampled(stacks[-1], self.config.input_size, self.head)
+        heatmaps = upsampled(stacks[-1], image.shape[-1], self.head)
         return Prediction(heatmaps, None, (stacks[0],) if with_levels else ())
 
 
@@ -195,7 +195,7 @@ class Dsnt(nn.Module):
         gate = self.gate(x.mean(dim=(2, 3)))  # (B, n)
         xy_net = (expected_cell(share) + 0.5) * DILATED_STRIDE - 0.5
         height = torch.sigmoid(gate.float()) * self.answered
-        heatmaps = height[:, :, None, None] * gaussian_about(xy_net, self.config.input_size, self.head)
+        heatmaps = height[:, :, None, None] * gaussian_about(xy_net, image.shape[-1], self.head)
         return Prediction(heatmaps, gate, (share,) if with_levels else ())
 
 

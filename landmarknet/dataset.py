@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -150,11 +150,14 @@ class Grid:
     size: int
     mm_per_px: float | None
     sigma_px: float
+    window: int | None = None  # px of the square that a training sample shows, anywhere in it; None: all of it
 
     @staticmethod
-    def of(network: NetworkConfig, sigma_px: float = 0.0) -> Grid:
+    def of(network: NetworkConfig, sigma_px: float = 0.0, window: int | None = None) -> Grid:
         """Return the grid of a network; ``sigma_px`` is that of the targets, for training."""
-        return Grid(network.input_size, network.mm_per_net_px, sigma_px)
+        if window is not None and (window % STRIDES[-1] or not 0 < window <= network.input_size):
+            raise ValueError(f"a window of {window} px: give a multiple of {STRIDES[-1]}, up to {network.input_size}")
+        return Grid(network.input_size, network.mm_per_net_px, sigma_px, window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +175,13 @@ class TrainingSet:
         modality: Modality = "kv" if rng.random() < 0.45 else "mv"
         draw = rng.random()
         if draw < FIELD_ONLY_SHARE:
-            return label(draw_empty_field(modality, self.grid, rng), self.grid)
-        pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
-        return label(draw_case(pool[int(rng.integers(len(pool)))], modality, self.grid, rng), self.grid)
+            case = draw_empty_field(modality, self.grid, rng)
+        else:
+            pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
+            case = draw_case(pool[int(rng.integers(len(pool)))], modality, self.grid, rng)
+        if self.grid.window is None:
+            return label(case, self.grid)
+        return label(draw_window(case, self.grid.window, rng), replace(self.grid, size=self.grid.window))
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -204,6 +211,22 @@ def draw_case(cached: CachedView, modality: Modality, grid: Grid, rng: np.random
         points_net[kind] = placement.to_net(points_px)
         visible[kind] = _on_detector(points_px, shape) & exposed(_cache_mm(points[number]), exposure.field)
     return Case(batch, points_net, visible, cached.view, mm_per_px, cached.unlabelled)
+
+
+def draw_window(case: Case, size: int, rng: np.random.Generator) -> Case:
+    """Draw a square of ``size`` network px, anywhere in the input: grey levels stay those of the whole image.
+
+    What a convolutional network learns on it holds for the whole; a landmark beyond its edge counts as not shown.
+    """
+    left, top = (int(v) for v in rng.integers(0, case.batch.shape[-1] - size + 1, 2))
+    points = {kind: p - (left, top) for kind, p in case.points_net.items()}
+    inside = {kind: np.all((p >= 0) & (p <= size - 1), axis=1) for kind, p in points.items()}
+    return replace(
+        case,
+        batch=case.batch[..., top : top + size, left : left + size],
+        points_net=points,
+        visible={kind: case.visible[kind] & inside[kind] for kind in points},
+    )
 
 
 def draw_detector(grid: Grid, rng: np.random.Generator) -> tuple[tuple[int, int], float]:

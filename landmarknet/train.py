@@ -68,6 +68,7 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 50
     sigma_net_px: float = PAPER_SIGMA_NET_PX  # of the targets
+    window: int | None = None  # px of the network's square that a sample shows; None: all of it (docs/adr/0009)
     hard_share: float = 0.0  # of a batch's images, those with the largest error, count twice
     level_share: float = LEVEL_SHARE  # weight of the intermediate supervision; 0 trains without it
 
@@ -98,9 +99,8 @@ def training_set(config: TrainConfig) -> TrainingSet:
     def views(patients: Iterable[tuple[Path, int]]) -> list[CachedView]:
         return [view for ct, poses in patients for view in cache_views(ct, cache, poses, config.seed)]
 
-    return TrainingSet(
-        views(_labelled(config)), views(_negatives(config)), config.seed, Grid.of(config.network, config.sigma_net_px)
-    )
+    grid = Grid.of(config.network, config.sigma_net_px, config.window)
+    return TrainingSet(views(_labelled(config)), views(_negatives(config)), config.seed, grid)
 
 
 def _labelled(config: TrainConfig) -> list[tuple[Path, int]]:
