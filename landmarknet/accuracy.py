@@ -144,8 +144,8 @@ def _cross_validation(
     untouched = [f for f in accepted if f.patient not in study.validation]
     return f"""## Cross-validation over patients
 
-Grouped folds, {study.fold_steps} steps of the shipped recipe each (the shipped model had
-{study.recipe().steps}, and more patients): every patient is tested on once.
+Grouped folds of the shipped recipe, {study.fold_coarse_steps} coarse and {study.fold_steps} fine steps each (the
+shipped model had {_steps(study)}, and more patients): every patient is tested on once.
 
 {folds}
 
@@ -162,6 +162,11 @@ The recipe was chosen on {", ".join(study.validation)}. Without it:
 
 ![PCK against distance](accuracy/pck.png)
 ![Deviation](accuracy/deviation.png)"""
+
+
+def _steps(study: Study) -> str:
+    recipe = study.recipe()
+    return f"{recipe.coarse.steps if recipe.coarse else 0} and {recipe.steps}"
 
 
 def _floors(study: Study, results: list[FoldResult], say: Say) -> str:

@@ -21,6 +21,14 @@ from landmarknet.study import Study
 from landmarknet.train import TrainConfig, train
 
 Change = Callable[[TrainConfig], TrainConfig]
+
+
+def whole_image(config: TrainConfig) -> TrainConfig:
+    """Return a training in which, in both stages, the whole image fills the network's square."""
+    coarse = None if config.coarse is None else replace(config.coarse, mm_per_net_px=None)
+    return replace(config, network=replace(config.network, mm_per_net_px=None), coarse=coarse)
+
+
 VARIANTS: dict[str, tuple[str, Change]] = {
     "landmarknet": ("LandmarkNet", lambda c: c),
     "no_gate": ("LandmarkNet without the gate", lambda c: replace(c, network=replace(c.network, gate=False))),
@@ -28,7 +36,7 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "hard_mining": ("LandmarkNet with hard-example mining", lambda c: replace(c, hard_share=0.25)),
     "whole_image": (
         "LandmarkNet, whole image resized as in the paper",
-        lambda c: replace(c, network=replace(c.network, mm_per_net_px=None)),
+        whole_image,
     ),
     "dsnt": ("DSNT regression", lambda c: replace(c, network=replace(c.network, architecture="dsnt"))),
     "deeplabv3": ("DeepLabv3", lambda c: replace(c, network=replace(c.network, architecture="deeplabv3"))),
@@ -42,7 +50,8 @@ def variant_config(study: Study, variant: str, seed: int) -> TrainConfig:
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS)}")
     base = study.fold_config(study.fold(plan.fold))
-    base = replace(base, steps=plan.steps, seed=seed, output=f"{study.output}/{variant}_{seed}")
+    output = f"{study.output}/{variant}_{seed}"
+    base = replace(base, seed=seed, output=output, **study.length(plan.coarse_steps, plan.steps))
     return VARIANTS[variant][1](base)
 
 
@@ -63,9 +72,10 @@ def comparison_table(study: Study) -> str:
     """Return PCK@8 per kind, mean and standard deviation over patients (and seeds), and the mean deviation."""
     fold = study.fold(study.comparison.fold)
     rows = [[VARIANTS[v][0], *_cells(study, v)] for v in study.comparison.variants]
-    steps, batch = study.comparison.steps, study.recipe().batch
+    plan, batch = study.comparison, study.recipe().batch
     return (
-        f"Each trained on {steps * batch} images of the same {len(study.fold_config(fold).patients)} patients "
+        f"Each trained on {plan.coarse_steps * batch} images at the coarse scale and {plan.steps * batch} at the fine one "
+        f"of the same {len(study.fold_config(fold).patients)} patients "
         f"({len(study.comparison.seeds)} seed(s)), thresholds chosen on {', '.join(fold.validation)}, tested on "
         f"{', '.join(fold.test)}; PCK@8 as mean +- standard deviation over patients, then the mean deviation of those "
         "within 12 px. All have the batch, rate and scale that were chosen for LandmarkNet.\n\n"

@@ -16,7 +16,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +41,22 @@ from landmarknet.training_curves import training_curves
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 GATE_BIAS = 2.0  # gates start open
 LOG_HEADER = ("step", "learning_rate", "heatmaps", "levels", "presence", "seconds")
+
+
+@dataclass(frozen=True)
+class CoarseStage:
+    """A first training of the same network, on the same patients, where all of a thorax fits a small input.
+
+    What it learns at ``mm_per_net_px`` is where the finer training starts (docs/adr/0009).
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    steps: int
+    input_size: int
+    mm_per_net_px: float | None
+    sigma_net_px: float
+    peak_rate: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,25 @@ class TrainConfig:
     save_every: int = 50
     sigma_net_px: float = PAPER_SIGMA_NET_PX  # of the targets
     window: int | None = None  # px of the network's square that a sample shows; None: all of it (docs/adr/0009)
+    coarse: CoarseStage | None = None
+
+    @property
+    def coarse_config(self) -> TrainConfig | None:
+        """Return the first stage as a training of its own, in a folder within this one's."""
+        if self.coarse is None:
+            return None
+        network = replace(self.network, input_size=self.coarse.input_size, mm_per_net_px=self.coarse.mm_per_net_px)
+        return replace(
+            self,
+            network=network,
+            steps=self.coarse.steps,
+            sigma_net_px=self.coarse.sigma_net_px,
+            peak_rate=self.coarse.peak_rate,
+            window=None,
+            coarse=None,
+            output=f"{self.output}/coarse",
+        )
+
     hard_share: float = 0.0  # of a batch's images, those with the largest error, count twice
     level_share: float = LEVEL_SHARE  # weight of the intermediate supervision; 0 trains without it
 
@@ -158,6 +193,7 @@ def _end_with_parent() -> None:
 def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step: None) -> Path:
     """Train, or go on from ``output/last.pt``; return the path of ``weights.pt``, the averaged weights alone.
 
+    A coarse stage is trained first, unless its own ``weights.pt`` is there.
     Raises `ValueError` where ``last.pt`` comes from another configuration. ``after_save`` hears the number of steps
     done after each checkpoint, in a training of one process.
     """
@@ -166,6 +202,8 @@ def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step:
     last = output / "last.pt"
     if last.exists():
         demand_same_training(load_checkpoint(last), config.to_dict(), last)
+    if config.coarse_config is not None:
+        _train_once(config.coarse_config)
     fill_cache(config)  # before the processes share it
     if config.processes == 1:
         _train_process(0, config, "", after_save)
@@ -174,6 +212,15 @@ def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step:
         spawn(_train_process, args=(config, rendezvous), nprocs=config.processes)
     save_checkpoint(output / "weights.pt", weights_only(load_checkpoint(last)))
     return output / "weights.pt"
+
+
+def _train_once(config: TrainConfig) -> None:
+    """Train, unless that was done."""
+    weights = Path(config.output) / "weights.pt"
+    if weights.exists():
+        demand_same_training(load_checkpoint(weights), config.to_dict(), weights)
+    else:
+        train(config)
 
 
 def keep_freed_memory() -> None:
@@ -230,8 +277,11 @@ def _train_process(
 
 
 def _new_model(config: TrainConfig) -> Network:
-    """Start with nearly empty heatmaps and open gates."""
+    """Start from the coarse stage, or without one with nearly empty heatmaps and open gates."""
     model = new_network(config.network, config.head)
+    if config.coarse_config is not None:
+        model.load_state_dict(load_checkpoint(Path(config.coarse_config.output) / "weights.pt").averaged)
+        return model
     for out in model.heatmap_layers():
         nn.init.normal_(out.weight, std=0.01)
         if out.bias is not None:

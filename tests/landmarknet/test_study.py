@@ -53,7 +53,7 @@ def test_a_validation_patient_must_be_tested_in_another_fold(tmp_path):
         read_study(path)
 
 
-@pytest.mark.parametrize(("old", "new"), [("fold_steps = 3000", "folds_steps = 3000"), ("[comparison]", "[compared]")])
+@pytest.mark.parametrize(("old", "new"), [("\nfold_steps", "\nfolds_steps"), ("[comparison]", "[compared]")])
 def test_a_wrong_entry_is_named(tmp_path, old, new):
     with pytest.raises(ValueError, match=r"study\.toml: not a study"):
         read_study(written(tmp_path, old, new))

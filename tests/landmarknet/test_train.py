@@ -17,7 +17,16 @@ import torch
 
 from landmarknet.checkpoint import demand_same_training, load_checkpoint, load_network
 from landmarknet.network import NetworkConfig
-from landmarknet.train import LOG_HEADER, TrainConfig, drop_rows, fill_cache, learning_rate, read_train_config, train
+from landmarknet.train import (
+    LOG_HEADER,
+    CoarseStage,
+    TrainConfig,
+    drop_rows,
+    fill_cache,
+    learning_rate,
+    read_train_config,
+    train,
+)
 from landmarknet.training_curves import running_mean, training_curves
 
 # narrower ones crash torch 2.13 in the bfloat16 backward of a convolution with 8 channels
@@ -113,6 +122,33 @@ def test_a_row_that_a_power_cut_left_half_written_is_dropped(tmp_path):
     assert logged_steps(log) == [0, 1]
     drop_rows(log, 1)
     assert log.read_text().splitlines() == [",".join(LOG_HEADER), "0,1e-3,3.0,0.2,0.1,4.0"]
+
+
+COARSE = CoarseStage(steps=2, input_size=64, mm_per_net_px=2.0, sigma_net_px=1.5, peak_rate=1e-3)
+
+
+def test_a_fine_training_starts_where_its_coarse_stage_ended(config, tmp_path):
+    still = replace(config, output=str(tmp_path / "two"), coarse=COARSE, steps=1, peak_rate=0.0, weight_decay=0.0)
+    fine = load_checkpoint(train(still))
+    coarse = load_checkpoint(tmp_path / "two/coarse/weights.pt")
+    assert (coarse.network.input_size, coarse.network.mm_per_net_px) == (64, 2.0)
+    assert fine.network == config.network
+    assert (coarse.step, fine.step) == (2, 1)
+    assert coarse.training["patients"] == fine.training["patients"]
+    weights = [name for name in fine.averaged if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(fine.averaged[name], coarse.averaged[name]) for name in weights)
+
+
+def test_a_coarse_stage_is_trained_once_and_by_the_same_recipe_only(config, tmp_path):
+    staged = replace(config, output=str(tmp_path / "two"), coarse=COARSE)
+    train(staged)
+    trained = (tmp_path / "two/coarse/weights.pt").stat().st_mtime_ns
+    (tmp_path / "two/last.pt").unlink()
+    train(staged)
+    assert (tmp_path / "two/coarse/weights.pt").stat().st_mtime_ns == trained
+    (tmp_path / "two/last.pt").unlink()
+    with pytest.raises(ValueError, match="another configuration \\(peak_rate"):
+        train(replace(staged, coarse=replace(COARSE, peak_rate=2e-3)))
 
 
 def test_curves_are_drawn_with_every_checkpoint(config, tmp_path):
