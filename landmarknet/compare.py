@@ -74,8 +74,8 @@ def comparison_table(study: Study) -> str:
     rows = [[VARIANTS[v][0], *_cells(study, v)] for v in study.comparison.variants]
     plan, batch = study.comparison, study.recipe().batch
     return (
-        f"Each trained on {plan.coarse_steps * batch} images at the coarse scale and {plan.steps * batch} at the fine one "
-        f"of the same {len(study.fold_config(fold).patients)} patients "
+        f"Each trained on {plan.coarse_steps * batch} images at the coarse scale and {plan.steps * batch} at the fine "
+        f"one, of the same {len(study.fold_config(fold).patients)} patients "
         f"({len(study.comparison.seeds)} seed(s)), thresholds chosen on {', '.join(fold.validation)}, tested on "
         f"{', '.join(fold.test)}; PCK@8 as mean +- standard deviation over patients, then the mean deviation of those "
         "within 12 px. All have the batch, rate and scale that were chosen for LandmarkNet.\n\n"
