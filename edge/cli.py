@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +10,16 @@ import typer
 from rich.console import Console
 
 from edge import __version__
+from edge.engine_commands import app as engine_app
 from edge.errors import Stop
+from edge.terminal import MISUSE, err, say, stop_exits_with
 
 if TYPE_CHECKING:
     from edge.config import Config
     from edge.pipeline import Pipeline
 
-MISUSE = 2
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-err = Console(stderr=True)
+app.add_typer(engine_app, name="engine")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; without one, the defaults")]
 
@@ -46,6 +45,8 @@ def process(
         if not jobs:
             say("nothing to process: no files but hidden ones and our own results")
         pipeline = open_pipeline(load_config(config))
+        for warning in pipeline.engine.warnings:
+            say(f"warning: {warning}")
         with Progress(console=err, transient=True, disable=len(jobs) < 2 or not err.is_terminal) as progress:
             task = progress.add_task("portal images", total=len(jobs))
 
@@ -84,6 +85,8 @@ def watch(
         with stop_on_signals() as stop:
             pipeline = open_pipeline(settings)
             log.info("ready", release=pipeline.engine.contract.release, version=__version__)
+            for warning in pipeline.engine.warnings:
+                log.warning("release does not fit", reason=warning)
             waiting = serve(settings, pipeline, stop=stop, log=log, once=once)
     raise typer.Exit(1 if once and waiting else 0)
 
@@ -120,27 +123,10 @@ def load_config(path: Path | None) -> Config:
 
 def open_pipeline(config: Config) -> Pipeline:
     """Open the release of a configuration; ready to process."""
-    from edge.engines import open_engine
+    from edge.engines import open_configured
     from edge.pipeline import Pipeline
 
-    return Pipeline(open_engine(config.release, config.threads), config.sha256(), config.overlay)
-
-
-@contextmanager
-def stop_exits_with(status: int) -> Iterator[None]:
-    """Turn a `Stop` into its message and an exit status."""
-    try:
-        yield
-    except Stop as exc:
-        say(f"stopped: {exc}")
-        raise typer.Exit(status) from exc
-
-
-def say(text: str) -> None:
-    """Print one line for a person to standard error. No file name can break it, colour it or forge another."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    err.print(line, markup=False, emoji=False, soft_wrap=True)
+    return Pipeline(open_configured(config), config.sha256(), config.overlay)
 
 
 def main() -> None:

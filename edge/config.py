@@ -9,7 +9,7 @@ import os
 import tomllib
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
@@ -25,6 +25,13 @@ def _absolute(path: Path) -> Path:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+StalePolicy = Literal[
+    "refuse",  # stop with status 78 and say which part differs
+    "fallback",  # serve with the release that came with this version, and say so in every result
+    "serve",  # serve with it all the same, if it loads and gives its golden answers, and say so in every result
+]
 
 
 class _Frozen(BaseModel):
@@ -50,6 +57,9 @@ class Config(_Frozen):
     sweep_s: Seconds = 5.0  # at the latest, list the drop folders again
     incomplete_after_s: Seconds = 300.0  # how long the rest of a damaged image may still arrive
     release: AbsolutePath | None = None  # a release folder; None: the release that came with this version
+    store: AbsolutePath | None = None  # a store of signed releases, whose `current` is opened
+    release_key: AbsolutePath | None = None  # the public key that signed them
+    stale: StalePolicy = "refuse"  # what a release of the store does on a machine that it was not built for
     threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
     overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
 
@@ -62,6 +72,16 @@ class Config(_Frozen):
                         raise ValueError(
                             f"the drop folders {one.path} and {other.path} would both write below {max(a, b)}"
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _one_release_is_meant(self) -> Self:
+        if self.release is not None and self.store is not None:
+            raise ValueError("release and store name two releases; keep the one that is meant")
+        if self.store is not None and self.release_key is None:
+            raise ValueError("a store needs release_key, the public key that signed its releases")
+        if self.store is None and self.release_key is not None:
+            raise ValueError("release_key is for a store; name the store, or take the key out")
         return self
 
     def sha256(self) -> str:

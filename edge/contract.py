@@ -80,7 +80,7 @@ class Contract(Reading):
 def read_contract(path: Path) -> tuple[Contract, str]:
     """Read ``contract.json`` and return it with its SHA-256; raise `BadRelease` saying which entry is wrong.
 
-    Nothing vouches for the contract itself: signed releases belong to the engine builder.
+    Nothing vouches for the contract itself: that is what signed releases are for (`edge.manifest`).
     """
     try:
         data = path.read_bytes()

@@ -1,18 +1,27 @@
-"""A release: a model, its contract, and golden inputs with their answers. Ready only after reproducing them."""
+"""A release: a model, its contract, and golden inputs with their answers. Ready only after reproducing them.
+
+Who vouches for one: the package itself for the release that it ships with; whoever names a plain folder for that one;
+the site's signature for those of a store. A compiled plan is taken from a store only.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edge.backends import Backend, Inference
+from edge.config import Config, StalePolicy
 from edge.contract import Contract, KindContract, Reading, read_contract
 from edge.errors import BackendFailed, BadRelease, InferenceFailed
 from edge.landmarks import ridge_points
+from edge.manifest import SignedRelease
+from edge.staleness import REBUILD, MachineFacts, differences, in_words, machine_facts
+from edge.store import CHOOSE, Store
 
 SHIPPED_RELEASE = Path(__file__).parent / "release"
 LINE_TOLERANCE_NET_PX = 0.5  # besides the contract's: the highest site of a flat ridge is a matter of rounding
@@ -21,11 +30,16 @@ GOLDEN_INPUT_SCALE = 127.0  # golden inputs are stored as int8
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """A backend that has shown that it keeps its contract."""
+    """A backend that has shown that it keeps its contract.
+
+    ``warnings`` say, in words for every result, what is not as it was meant: the machine, or the release itself.
+    """
 
     backend: Backend
     contract: Contract
     contract_sha256: str
+    manifest_sha256: str | None = None  # None: not of a store
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,28 +50,119 @@ class Golden:
     peaks: np.ndarray
 
 
-def open_engine(release: Path | None, threads: int) -> Engine:
+Load = Callable[[bytes, Contract, int], Backend]  # model, contract, threads
+
+
+def load_backend(model: bytes, contract: Contract, threads: int) -> Backend:
+    """Load a model or plan into the backend of its flavour; raise `BackendFailed`."""
+    if contract.flavour == "onnxruntime":
+        from edge.backends.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(model, threads, contract.precision)
+    from edge.backends.tensorrt import TensorRTBackend
+
+    return TensorRTBackend(model, contract.flavour, contract.precision)
+
+
+def open_configured(config: Config) -> Engine:
+    """Open what a configuration names: ``current`` of its store, or a plain release folder, or the shipped release."""
+    if config.store is None:
+        return open_engine(config.release, config.threads)
+    return open_store_engine(Store(config.store, config.release_key), config.threads, config.stale)
+
+
+def open_engine(release: Path | None, threads: int, load: Load = load_backend) -> Engine:
     """Check a release folder's hashes, load it, and have it reproduce its golden answers.
 
-    ``None`` is the release that is shipped with this package. Raises `BadRelease` or `BackendFailed`.
+    ``None`` is the release that is shipped with this package. Nothing is signed there: the hashes stand in its own
+    contract, so they show damage, not forgery. Raises `BadRelease` or `BackendFailed`.
     """
     folder = release or SHIPPED_RELEASE
     contract, contract_sha256 = read_contract(folder / "contract.json")
     model = _checked_bytes(folder / contract.model_file, contract.model_sha256)
     golden = read_golden(folder, contract)
     if contract.flavour != "onnxruntime":
-        raise BadRelease(f"{folder}: made for {contract.flavour}, not run by this version; use an onnxruntime one")
-    from edge.backends.onnxruntime import OnnxRuntimeBackend
+        raise BadRelease(f"{folder}: made for {contract.flavour}, whose plans are signed: use a store, add it there")
+    return Engine(_ready(model, contract, golden, threads, load), contract, contract_sha256)
 
-    backend = OnnxRuntimeBackend(model, threads, contract.precision)
-    require_golden_answers(backend, contract, golden)
-    return Engine(backend, contract, contract_sha256)
+
+def open_store_engine(store: Store, threads: int, stale: StalePolicy) -> Engine:
+    """Open a store's ``current`` release, after checking its signature, hashes and contract; see `open_signed`.
+
+    A release that fails a check raises `BadRelease`, whatever the policy: nothing stands in for what was altered.
+    """
+    in_use = store.current()
+    if in_use is None:
+        raise BadRelease(f"{store.root}: no release is in use; {CHOOSE}")
+    return open_signed(store.verify(in_use), threads, stale)
+
+
+def open_signed(
+    release: SignedRelease,
+    threads: int,
+    stale: StalePolicy,
+    facts: Callable[[str], MachineFacts] = machine_facts,
+    load: Load = load_backend,
+) -> Engine:
+    """Compare a checked release with this machine, load it, and have it reproduce its golden answers.
+
+    One that does not fit or fails here raises `BackendFailed`, or gives way to the shipped release where ``stale`` is
+    "fallback". What does not fit is among the engine's warnings, or its message.
+    """
+    try:
+        return _open_as_built(release, threads, stale, facts, load)
+    except BackendFailed as exc:
+        if stale != "fallback":
+            raise
+        return _shipped_instead(release, str(exc), threads)
+
+
+def _open_as_built(
+    release: SignedRelease, threads: int, stale: StalePolicy, facts: Callable[[str], MachineFacts], load: Load
+) -> Engine:
+    shipped, _ = read_contract(SHIPPED_RELEASE / "contract.json")
+    here = replace(
+        facts(release.manifest.flavour),
+        checkpoint_sha256=shipped.checkpoint_sha256,
+        calibration_set_sha256=shipped.calibration_set_sha256,
+    )
+    found = differences(release.manifest, here)
+    if stale != "serve" and any(one.stops for one in found):
+        raise BackendFailed(f"{in_words(release.manifest, found)}; {REBUILD}")
+    golden = parse_golden(release.golden, release.folder / "golden.npz", release.contract)
+    backend = _ready(release.model, release.contract, golden, threads, load)
+    warnings = (in_words(release.manifest, found),) if found else ()
+    return Engine(backend, release.contract, release.contract_sha256, release.manifest_sha256, warnings)
+
+
+def _shipped_instead(release: SignedRelease, reason: str, threads: int) -> Engine:
+    engine = open_engine(None, threads)
+    same = engine.contract.checkpoint_sha256 == release.contract.checkpoint_sha256
+    model = "of the same model" if same else "of ANOTHER MODEL"
+    words = f"in place of release {release.manifest.release} serves {engine.contract.release}, {model}: {reason}"
+    return replace(engine, warnings=(words,))
+
+
+def _ready(model: bytes, contract: Contract, golden: Golden, threads: int, load: Load) -> Backend:
+    backend = load(model, contract, threads)
+    try:
+        require_golden_answers(backend, contract, golden)
+    except BackendFailed:
+        close = getattr(backend, "close", None)  # one that holds a device gives it back
+        if close is not None:
+            close()
+        raise
+    return backend
 
 
 def read_golden(folder: Path, contract: Contract) -> Golden:
     """Read ``golden.npz`` of a release folder, after checking its hash; raise `BadRelease` if it proves nothing."""
     path = folder / "golden.npz"
-    data = _checked_bytes(path, contract.golden_sha256)
+    return parse_golden(_checked_bytes(path, contract.golden_sha256), path, contract)
+
+
+def parse_golden(data: bytes, path: Path, contract: Contract) -> Golden:
+    """Read golden inputs and answers from bytes that were checked; raise `BadRelease` if they prove nothing."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = Golden(arrays["batches"].astype(np.float32) / GOLDEN_INPUT_SCALE, arrays["peaks"])

@@ -14,8 +14,9 @@
     │   └── ResultsNotWritable  a result could not be stored: permissions, space, share
     └── Stop                    this process: exit, a restart cannot help (status 78)
         ├── BadConfig           the configuration does not say what to do
-        ├── BadRelease          the engine release is missing, or does not match its own contract
-        └── BackendFailed       the backend cannot run the release, or does not reproduce its golden answers
+        ├── BadRelease          the engine release is missing, not signed, or does not match its own contract
+        ├── BackendFailed       the backend cannot run the release, or does not reproduce its golden answers
+        └── StoreNotWritable    the store of releases could not be changed: permissions, space
 
 Foreign exceptions are translated where they enter, with ``from``. A message says what happened, to which file, and
 what to do.
@@ -89,8 +90,12 @@ class BadConfig(Stop):
 
 
 class BadRelease(Stop):
-    """The engine release is missing, or does not match its own contract."""
+    """The engine release is missing, not signed, or does not match its own contract."""
 
 
 class BackendFailed(Stop):
     """The backend cannot run the release, or does not reproduce its golden answers."""
+
+
+class StoreNotWritable(Stop):
+    """The store of releases could not be changed: permissions, space. What was in use still is."""

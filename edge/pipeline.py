@@ -107,6 +107,8 @@ class Pipeline:
             model_sha256=contract.model_sha256,
             checkpoint_sha256=contract.checkpoint_sha256,
             contract_sha256=self.engine.contract_sha256,
+            manifest_sha256=self.engine.manifest_sha256,
+            engine_warnings=self.engine.warnings,
             calibration_set_sha256=contract.calibration_set_sha256,
             config_sha256=self.config_sha256,
             backend=self.engine.backend.describe(),

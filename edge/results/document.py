@@ -70,6 +70,10 @@ class Provenance(_Frozen):
     model_sha256: Sha256
     checkpoint_sha256: Sha256
     contract_sha256: Sha256
+    manifest_sha256: Annotated[Sha256 | None, Field(description="of a signed release; null: not from a store")] = None
+    engine_warnings: Annotated[
+        tuple[str, ...], Field(description="why this engine is not what was meant; empty: it is")
+    ] = ()
     calibration_set_sha256: Sha256 | None
     config_sha256: Sha256
     backend: dict[str, str]

@@ -61,6 +61,12 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
     assert config == Config()
     assert (config.settle_s, config.sweep_s, config.incomplete_after_s) == (2.0, 5.0, 300.0)
     assert (config.drop_folder, config.release, config.threads, config.overlay) == ((), None, 1, True)
+    assert (config.store, config.release_key, config.stale) == (None, None, "refuse")
+
+
+def test_a_store_is_read_with_its_key_and_policy(tmp_path):
+    config = read(tmp_path, "store = '/srv/store'\nrelease_key = '/etc/site.pub'\nstale = 'fallback'")
+    assert config == Config(store=Path("/srv/store"), release_key=Path("/etc/site.pub"), stale="fallback")
 
 
 def test_the_config_is_frozen():
@@ -85,6 +91,12 @@ def test_the_config_is_frozen():
         ("sweep_s = nan", "sweep_s: Input should be a finite number"),
         ("threads = 0", "threads: Input should be greater than or equal to 1"),
         ("threads = 1.5", "threads: Input should be a valid integer"),
+        ("store = '/s'", "a store needs release_key"),
+        ("release_key = '/k'", "release_key is for a store"),
+        ("store = '/s'\nrelease_key = '/k'\nrelease = '/r'", "release and store name two releases"),
+        ("store = 's'\nrelease_key = '/k'", "store: Value error, give an absolute path"),
+        ("store = '/s'\nrelease_key = 'k'", "release_key: Value error, give an absolute path"),
+        ("stale = 'ignore'", "stale: Input should be 'refuse', 'fallback' or 'serve'"),
         ("overlay = 'yes'", "overlay: Input should be a valid boolean"),
         ("settle_s = 1\nsettle_s = 2", "not TOML"),
         ("settle_s 1", "not TOML"),
@@ -136,7 +148,14 @@ def test_the_hash_ignores_spelling_order_and_defaults(tmp_path):
 
 def test_the_hash_notices_every_setting(tmp_path):
     settings = ["settle_s = 1", "sweep_s = 1", "incomplete_after_s = 1", "release = '/r'", "threads = 2"]
-    settings += ["overlay = false", "[[drop_folder]]\npath = '/a'", "[[drop_folder]]\npath = '/a'\nresults_dir = '/b'"]
+    store = "store = '/s'\nrelease_key = '/k'"
+    settings += [store, store.replace("/s", "/t"), store.replace("/k", "/l"), f"{store}\nstale = 'serve'"]
+    settings += [
+        "stale = 'serve'",
+        "overlay = false",
+        "[[drop_folder]]\npath = '/a'",
+        "[[drop_folder]]\npath = '/a'\nresults_dir = '/b'",
+    ]
     hashes = {read(tmp_path, text).sha256() for text in ["", *settings]}
     assert len(hashes) == len(settings) + 1
 

@@ -8,8 +8,17 @@ import pytest
 
 from edge.backends import Inference
 from edge.backends.function import FunctionBackend
+from edge.config import Config
 from edge.contract import KindContract, read_contract
-from edge.engines import SHIPPED_RELEASE, Golden, golden_answers, open_engine, require_golden_answers
+from edge.engines import (
+    SHIPPED_RELEASE,
+    Golden,
+    golden_answers,
+    load_backend,
+    open_configured,
+    open_engine,
+    require_golden_answers,
+)
 from edge.errors import BackendFailed, BadRelease
 
 SPINOUS = [(20.0, 10.0, 0.9), (20.0, 30.0, 0.6)]
@@ -194,8 +203,39 @@ def test_what_is_no_contract_at_all_is_refused(release, text):
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
-def test_a_release_for_another_backend_is_refused_by_its_name(release, flavour):
-    assert flavour in refused(release(flavour=flavour))
+def test_a_plan_in_a_plain_folder_is_refused_since_nobody_signed_it(release, flavour):
+    message = refused(release(flavour=flavour))
+    assert flavour in message
+    assert "use a store" in message
+
+
+@pytest.mark.parametrize("name", ["contract.json", "golden.npz", "model.onnx"])
+def test_a_plain_folder_is_not_loaded_before_its_bytes_were_checked(release, name):
+    def never(*_):
+        raise AssertionError("nothing must be loaded")
+
+    folder = release()
+    with (folder / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BadRelease):
+        open_engine(folder, 1, never)
+
+
+def test_an_engine_of_a_plain_folder_has_neither_manifest_nor_warnings(release):
+    engine = open_engine(release(), threads=1)
+    assert (engine.manifest_sha256, engine.warnings) == (None, ())
+
+
+def test_a_configuration_without_store_and_release_opens_the_shipped_one(shipped, release):
+    assert open_configured(Config()).contract == shipped.contract
+    assert open_configured(Config(release=release())).contract.release == "small-1"
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_a_plan_goes_to_the_backend_of_its_flavour(contract, flavour):
+    """Where there is no GPU that backend says so; where there is one, it refuses what is no plan."""
+    with pytest.raises(BackendFailed, match=r"TensorRT|pycuda|NVIDIA|GPU"):
+        load_backend(b"no plan", contract(flavour=flavour), 1)
 
 
 def test_a_model_that_is_none_fails_in_the_backend(release):

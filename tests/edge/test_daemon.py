@@ -28,6 +28,7 @@ from edge.errors import (
     NotAnImage,
     ResultNameTaken,
     ResultsNotWritable,
+    StoreNotWritable,
     UnsupportedImage,
 )
 from edge.log import open_log
@@ -370,6 +371,7 @@ def test_every_leaf_of_the_error_tree_has_its_action():
         BadConfig: Action.END,
         BadRelease: Action.END,
         BackendFailed: Action.END,
+        StoreNotWritable: Action.END,
     }
 
 

@@ -1,0 +1,95 @@
+"""Does a release fit this machine? Compare what it was built for with what is here, and say which part differs.
+
+A plan that TensorRT compiled loads on its own GPU, compute capability and library version only. For an ONNX model
+another version of ONNX Runtime is worth saying; whether it still computes the same, the golden answers decide.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Literal
+
+from edge.errors import BackendFailed
+from edge.manifest import Manifest
+
+REBUILD = "rebuild the release on this machine: landmarknet-build-engine RECIPE"
+Part = Literal["library", "GPU", "compute capability", "driver", "model", "calibration set"]
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What is here, for one flavour. ``None`` for the GPU: there is none; for a hash: nothing else was expected."""
+
+    flavour_version: str
+    gpu: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+    checkpoint_sha256: str | None = None
+    calibration_set_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One part that differs, in words; ``stops`` where a release cannot be expected to load."""
+
+    part: Part
+    text: str
+    stops: bool
+
+
+def machine_facts(flavour: str) -> MachineFacts:
+    """Ask this machine what matters to releases of a flavour; raise `BackendFailed` where it cannot run them."""
+    version = _library_version(flavour)
+    if flavour == "onnxruntime":
+        return MachineFacts(version)
+    from edge.backends.cuda import device_facts
+
+    device = device_facts()
+    return MachineFacts(version, device.gpu, device.compute_capability, device.driver)
+
+
+def differences(manifest: Manifest, facts: MachineFacts) -> tuple[Difference, ...]:
+    """Return every part in which the machine, or what is expected there, differs from what the release was built for.
+
+    A plan of TensorRT-RTX is made for a compute capability and may move between GPUs that share it.
+    """
+    compiled = manifest.flavour != "onnxruntime"
+    found = (
+        _of_machine("library", facts.flavour_version, manifest.flavour_version, stops=compiled),
+        _of_machine("GPU", facts.gpu, manifest.gpu, stops=manifest.flavour == "tensorrt"),
+        _of_machine("compute capability", facts.compute_capability, manifest.compute_capability, stops=compiled),
+        _of_machine("driver", facts.driver, manifest.driver, stops=False),
+        _of_origin("model", facts.checkpoint_sha256, manifest.checkpoint_sha256),
+        _of_origin("calibration set", facts.calibration_set_sha256, manifest.calibration_set_sha256),
+    )
+    return tuple(one for one in found if one is not None)
+
+
+def _of_machine(part: Part, here: str | None, built: str | None, *, stops: bool) -> Difference | None:
+    if built is None or here == built:
+        return None
+    return Difference(part, f"{part} {here or 'missing'}, built for {built}", stops)
+
+
+def _of_origin(part: Part, expected: str | None, built: str | None) -> Difference | None:
+    if expected is None or expected == built:
+        return None
+    return Difference(part, f"{part} {expected[:12]} expected, built from {(built or 'none')[:12]}", stops=False)
+
+
+def in_words(manifest: Manifest, found: tuple[Difference, ...]) -> str:
+    """Return what differs as one line for the log, for results and for the person on call."""
+    parts = "; ".join(one.text for one in found)
+    return f"release {manifest.release} ({manifest.flavour}) does not fit this machine: {parts}"
+
+
+def _library_version(flavour: str) -> str:
+    from edge.backends.tensorrt import MODULES
+
+    try:
+        return str(importlib.import_module(MODULES.get(flavour, flavour)).__version__)
+    except (ImportError, OSError) as exc:
+        raise BackendFailed(
+            f"a release for {flavour} cannot run here ({exc}); install {flavour}, or use a release of another flavour"
+        ) from exc

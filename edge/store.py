@@ -1,0 +1,232 @@
+"""The room's store of signed releases: ``releases/<id>/``, and the links ``current`` and ``previous`` to two of them.
+
+A release is added whole or not at all and never changes again. Whatever is killed, and whenever, ``current`` leads to
+a whole release: everything is made in ``.staging/``, which is emptied before each change, and moved by one rename.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.errors import BadConfig, BadRelease, StoreNotWritable
+from edge.manifest import AGAIN, PLAIN_NAME, Manifest, SignedRelease, read_signed_manifest, read_signed_release
+from edge.signature import MAKE_KEYS, public_key_of, read_public_key
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+CURRENT, PREVIOUS, RELEASES, STAGING, LOCK = "current", "previous", "releases", ".staging", ".lock"
+CHOOSE = "choose one with landmarknet-edge engine use ID"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A folder of the store: its manifest, or the fault for which it cannot be used."""
+
+    release: str
+    manifest: Manifest | None
+    fault: str | None
+    is_current: bool
+    is_previous: bool
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of releases and the public key (or its file) that must have signed each; without, nothing is trusted.
+
+    All methods raise `BadRelease` for a release that fails a check and `BadConfig` for a key that is none. Those that
+    change the store wait for one another, and raise `StoreNotWritable` where the disk does not let them.
+    """
+
+    root: Path
+    key: Path | Ed25519PublicKey | None
+
+    @classmethod
+    def for_publishing(cls, root: Path, private_key: Path) -> Store:
+        """Return the store for whoever signs, which trusts the releases of that key; raise `BadConfig`."""
+        return cls(root, public_key_of(private_key))
+
+    def add(self, staged: Path) -> Path:
+        """Check a release folder, copy it into the store, and return its place there; it is not yet in use."""
+        release = read_signed_release(staged, self._public_key())
+        target = self.root / RELEASES / release.manifest.release
+        with self._changing() as staging:
+            if os.path.lexists(target):
+                raise BadRelease(
+                    f"{target}: exists, and a release never changes; publish the release again under another name"
+                )
+            target.parent.mkdir(exist_ok=True)
+            _demand_own_folder(target.parent)
+            folder = staging / target.name
+            _write_release(folder, release)
+            folder.rename(target)
+            _sync(target.parent)
+        return target
+
+    def use(self, release_id: str) -> None:
+        """Check a release and make it ``current``; the one that was becomes ``previous``.
+
+        Between the two steps both links lead to the old one, so the same command completes what was cut short.
+        """
+        self.verify(release_id)
+        with self._changing() as staging:
+            old = self._linked_if_sound(CURRENT)
+            if old == release_id:
+                return
+            if old is not None:
+                self._link(staging, PREVIOUS, old)
+            self._link(staging, CURRENT, release_id)
+
+    def rollback(self) -> str:
+        """Check the previous release, exchange it with the current one, and return its name.
+
+        ``current`` changes first: what is cut short then has left the release that someone wants to be rid of.
+        """
+        target, old = self.previous(), self._linked_if_sound(CURRENT)
+        if target is None or target == old:
+            raise BadRelease(f"{self.root}: there is no previous release to go back to; {CHOOSE}")
+        self.verify(target)
+        with self._changing() as staging:
+            self._link(staging, CURRENT, target)
+            if old is not None:
+                self._link(staging, PREVIOUS, old)
+        return target
+
+    def verify(self, release_id: str) -> SignedRelease:
+        """Check signature, hashes and contract of one release, and return what was checked; nothing is loaded."""
+        folder = self._folder(release_id)
+        release = read_signed_release(folder, self._public_key())
+        _demand_own_name(folder, release.manifest)
+        return release
+
+    def current(self) -> str | None:
+        """Return the name of the release in use, None where none is; raise `BadRelease` where the link is no such."""
+        return self._linked(CURRENT)
+
+    def previous(self) -> str | None:
+        """Return the name of the release that was in use before, None where none was."""
+        return self._linked(PREVIOUS)
+
+    def list(self) -> tuple[Listed, ...]:
+        """Return what the store holds, by name. Signatures are checked, files are not: that is `verify`."""
+        key, current, previous = self._public_key(), self._linked_if_sound(CURRENT), self._linked_if_sound(PREVIOUS)
+        try:
+            names = sorted(path.name for path in (self.root / RELEASES).iterdir())
+        except OSError as exc:
+            raise BadRelease(f"{self.root}: holds no releases ({exc.strerror}); name a store that does") from exc
+        listed = []
+        for name in names:
+            manifest, fault = self._manifest(name, key)
+            listed.append(Listed(name, manifest, fault, name == current, name == previous))
+        return tuple(listed)
+
+    def _manifest(self, name: str, key: Ed25519PublicKey) -> tuple[Manifest | None, str | None]:
+        try:
+            folder = self._folder(name)
+            manifest = read_signed_manifest(folder, key)
+            _demand_own_name(folder, manifest)
+        except BadRelease as exc:
+            return None, str(exc)
+        return manifest, None
+
+    def _public_key(self) -> Ed25519PublicKey:
+        if self.key is None:
+            raise BadConfig(f"{self.root}: a store is opened with its public key only: name one, or {MAKE_KEYS}")
+        return read_public_key(self.key) if isinstance(self.key, Path) else self.key
+
+    def _folder(self, release_id: str) -> Path:
+        """Return the folder of a release, which lies in the store itself: no path, no link."""
+        if not re.fullmatch(PLAIN_NAME, release_id):
+            raise BadRelease(f"{release_id!r}: not the name of a release; {CHOOSE}")
+        folder = self.root / RELEASES / release_id
+        for path in (folder.parent, folder):
+            _demand_own_folder(path)
+        return folder
+
+    def _linked(self, name: str) -> str | None:
+        link = self.root / name
+        try:
+            target = link.readlink()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise BadRelease(f"{link}: is no link to a release ({exc.strerror}); remove it and {CHOOSE}") from exc
+        if target.parent != Path(RELEASES) or not re.fullmatch(PLAIN_NAME, target.name):
+            raise BadRelease(f"{link}: leads to {target}, not to a release of this store; {CHOOSE}")
+        return target.name
+
+    def _linked_if_sound(self, name: str) -> str | None:
+        """Return None for a broken link, too: it must not keep anyone from choosing another release."""
+        try:
+            return self._linked(name)
+        except BadRelease:
+            return None
+
+    def _link(self, staging: Path, name: str, release_id: str) -> None:
+        temporary = staging / name
+        temporary.symlink_to(Path(RELEASES, release_id))
+        temporary.rename(self.root / name)
+        _sync(self.root)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Path]:
+        """Hold the store alone and give an empty staging folder; what lay there is of a process that was killed."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / LOCK).open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                staging = self.root / STAGING
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir()
+                try:
+                    yield staging
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
+        except OSError as exc:
+            raise StoreNotWritable(
+                f"{self.root}: the store cannot be changed ({exc.strerror}); what was in use still is; free some "
+                "space or let this user write there, then do the same again"
+            ) from exc
+
+
+def _demand_own_folder(path: Path) -> None:
+    try:
+        own = stat.S_ISDIR(path.lstat().st_mode)
+    except OSError as exc:
+        raise BadRelease(f"{path}: no such release ({exc.strerror}); {CHOOSE}") from exc
+    if not own:
+        raise BadRelease(f"{path}: is a link or a file, not a folder of this store; {AGAIN}")
+
+
+def _demand_own_name(folder: Path, manifest: Manifest) -> None:
+    """Refuse a signed release under another name: it would stand in for one that was never signed as that."""
+    if manifest.release != folder.name:
+        raise BadRelease(f"{folder}: holds release {manifest.release} under another name; {AGAIN}")
+
+
+def _write_release(folder: Path, release: SignedRelease) -> None:
+    """Write the bytes that were checked, durably."""
+    folder.mkdir()
+    for name, data in release.files.items():
+        with (folder / name).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
