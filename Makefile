@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults gpu room-size schema examples samples images accuracy lock clean
+.PHONY: help demo test check bench faults gpu room-size schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ images: $(VENV)/.bench ## simulate the data set that accuracy is measured on (ab
 	$(RUN)/landmarknet-train simulate $(wildcard $(CT:%=../shared/ct/%.nii.gz)) --output work/images --empty-fields 16
 CT := lidc0001 lidc0002 lidc0003 lidc0028 lidc0293 lidc0295 lidc0306 lidc0314 c3n00247 tcga_de_a4ma lungdx_a0001 \
 	acrin_flt_001b panc_cb001 sts_001 sts_010 sts_020 sts_030 sts_040
+
+gate-images: $(VENV)/.bench ## simulate 120 images of a held-out patient for the gate of build_engine/recipes/site.toml
+	$(RUN)/landmarknet-train simulate ../shared/ct/lidc0295.nii.gz --output work/gate_images --poses 30 --seed 1
 
 accuracy: images ## write docs/accuracy.md from the folds and comparators that are trained under work/study
 	$(RUN)/landmarknet-train accuracy landmarknet/configs/study.toml

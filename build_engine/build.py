@@ -1,35 +1,74 @@
-"""Checkpoint -> export -> verify -> publish. Stops at the first stage that fails; nothing is published then."""
+"""Checkpoint -> export -> precision -> compile -> verify -> publish. The first stage that fails ends it."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
+from build_engine.candidate import Candidate, Say, Source, fastest, make_candidate, reference_findings
+from build_engine.compile import Progress, SilentProgress
 from build_engine.export import export_onnx
-from build_engine.recipe import Recipe, RecipeError
-from edge.backends import Backend
+from build_engine.gate_report import gate_summary, report_files
+from build_engine.golden import TOLERANCES, answers, demand_proof, golden_file, golden_input
+from build_engine.publish import hashes, publish_folder, publish_to_store
+from build_engine.recipe import Precision, Recipe, RecipeError
+from calibration.calibration_set import read_calibration_set
+from calibration.ranges import read_ranges
+from edge import __version__
 from edge.backends.onnxruntime import OnnxRuntimeBackend
 from edge.contract import Contract, Reading
-from edge.detect import scale_ratios
-from edge.engines import GOLDEN_INPUT_SCALE, Golden, golden_answers, open_engine, require_golden_answers
-from edge.portal_image import read_portal_image
-from edge.preprocess import to_network_input
+from edge.engines import Golden, require_golden_answers
+from edge.manifest import Manifest
+from edge.store import Store
 from landmarknet.checkpoint import checkpoint_sha256, load_checkpoint, load_network
 from landmarknet.decode import TorchBackend
+from landmarknet.evaluate import read_truths
 from landmarknet.network import LandmarkNet
 from landmarknet.operating_point import reading_of
+from landmarknet.report import demand_unseen
 
-MODEL_FILE = "model.onnx"
+PROBES = 8
 
 
-def build_release(recipe: Recipe, say: Callable[[str], None]) -> Path:
-    """Build what a recipe asks for and return the release folder, which replaces the one that was there."""
+class GateFailed(RecipeError):
+    """The candidate moves landmarks; the report says which."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The calibrated ranges of the graph's tensors, and where they come from; empty for a float engine."""
+
+    amax: dict[str, float]
+    calibration_set_sha256: str | None = None
+    ranges_sha256: str | None = None
+
+
+def build_release(recipe: Recipe, say: Say, progress: Progress | None = None) -> Path:
+    """Build what a recipe asks for; return the release folder, which replaces one of that name, or joins a store."""
+    network = _network(recipe)
+    _demand_held_out(recipe)
+    say(f"export {recipe.checkpoint}")
+    model = export_onnx(network)
+    ranges = _ranges(recipe, model)
+    say(f"verify the export against PyTorch on {len(recipe.golden_images)} golden images")
+    source = _source(recipe, network, model)
+    asked: tuple[Precision, ...] = get_args(Precision) if recipe.precision == "auto" else (recipe.precision,)
+    candidates = [make_candidate(source, recipe, p, ranges.amax, say, progress or SilentProgress()) for p in asked]
+    for candidate in candidates:
+        _write_report(recipe, candidate, say)
+    chosen = _choose(recipe, candidates)
+    contract, golden = _promise(recipe, source.reading, chosen, source)
+    say(f"publish {contract.release}")
+    return _publish(recipe, contract, golden, chosen, ranges, source)
+
+
+def _network(recipe: Recipe) -> LandmarkNet:
     if not recipe.checkpoint.is_file():
         raise RecipeError(f"checkpoint {recipe.checkpoint} does not exist; train one, or name another")
     network = load_network(recipe.checkpoint)
@@ -38,89 +77,161 @@ def build_release(recipe: Recipe, say: Callable[[str], None]) -> Path:
     named = tuple(k.kind for k in recipe.kinds)
     if named != network.config.kinds:
         raise RecipeError(f"kinds {named} are not the network's {network.config.kinds}, in its order")
-    say(f"export {recipe.checkpoint}")
-    model = export_onnx(network)
-    reading = reading_of(network.config, recipe.kinds)
-    golden_inputs = [_golden_input(path, reading) for path in recipe.golden_images]
-    backend = OnnxRuntimeBackend(model, threads=1, precision="fp32")
-    golden = _golden_file(_answers(backend, reading, golden_inputs))
-    contract = _contract(recipe, reading, model, golden)
-    _demand_proof(contract, golden)
-    say(f"verify against PyTorch on {len(golden_inputs)} golden images")
-    require_golden_answers(backend, contract, _answers(TorchBackend(network), reading, golden_inputs))
-    say(f"publish {recipe.output}")
-    publish(recipe.output, {MODEL_FILE: model, "golden.npz": golden, "contract.json": _json(contract)})
-    return recipe.output
+    return network
 
 
-def _demand_proof(contract: Contract, golden: bytes) -> None:
-    """Golden answers without a landmark of a kind would prove nothing about that kind."""
-    with np.load(io.BytesIO(golden)) as arrays:
-        best = arrays["peaks"][:, :, :, 2].max(axis=(0, 2))
-    for promise, score in zip(contract.kinds, best, strict=True):
-        if score < promise.threshold + contract.golden_tolerance_score:
-            raise RecipeError(
-                f"no golden image shows a {promise.kind} above its threshold {promise.threshold} (best {score:.3f}); "
-                "name golden images that do"
-            )
+def _demand_held_out(recipe: Recipe) -> None:
+    """Demand that the gate's images are there, were not trained on, and are not what INT8 was calibrated on."""
+    if recipe.gate is None:
+        return
+    try:
+        demand_unseen(_trained_on(recipe), recipe.gate.patients)
+        gate_images = read_truths(recipe.gate.images, recipe.gate.patients)
+    except ValueError as exc:
+        raise RecipeError(f"[gate]: {exc}") from exc
+    if recipe.calibration is None:
+        return
+    calibrated = {entry.sha256 for entry in read_calibration_set(recipe.calibration.set).entries}
+    if both := [path for path in gate_images if hashlib.sha256(path.read_bytes()).hexdigest() in calibrated]:
+        raise RecipeError(
+            f"[gate]: {len(both)} of its images are in the calibration set (the first: {both[0]}); "
+            "select the set without the gate's patients"
+        )
 
 
-def _golden_input(path: Path, reading: Reading) -> np.ndarray:
-    image = read_portal_image(path)
-    batch, _ = to_network_input(image.pixels, reading.input_size, scale_ratios(image, reading)[0])
-    return np.round(batch * GOLDEN_INPUT_SCALE).astype(np.int8)
-
-
-def _answers(backend: Backend, reading: Reading, inputs: list[np.ndarray]) -> Golden:
-    batches = np.stack(inputs).astype(np.float32) / GOLDEN_INPUT_SCALE
-    return Golden(batches, np.stack([golden_answers(backend.infer(batch), reading) for batch in batches]))
-
-
-def _golden_file(golden: Golden) -> bytes:
-    buffer = io.BytesIO()
-    stored = np.round(golden.batches * GOLDEN_INPUT_SCALE).astype(np.int8)
-    np.savez_compressed(buffer, batches=stored, peaks=golden.peaks)
-    return buffer.getvalue()
-
-
-def _contract(recipe: Recipe, reading: Reading, model: bytes, golden: bytes) -> Contract:
+def _trained_on(recipe: Recipe) -> tuple[str, ...]:
     training = load_checkpoint(recipe.checkpoint).training
-    return Contract(
-        **reading.model_dump(),
-        release=recipe.release,
-        model_file=MODEL_FILE,
-        model_sha256=hashlib.sha256(model).hexdigest(),
-        golden_sha256=hashlib.sha256(golden).hexdigest(),
-        checkpoint_sha256=checkpoint_sha256(recipe.checkpoint),
-        calibration_set_sha256=None,
-        flavour="onnxruntime",
-        precision="fp32",
-        golden_tolerance_net_px=recipe.golden_tolerance_net_px,
-        golden_tolerance_score=recipe.golden_tolerance_score,
-        trained_on=(*training["patients"], *training["negatives"]),
+    return (*training["patients"], *training["negatives"])
+
+
+def _ranges(recipe: Recipe, model: bytes) -> Ranges:
+    if recipe.calibration is None or recipe.precision not in ("int8", "auto"):
+        return Ranges({})
+    ranges, ranges_sha256 = read_ranges(recipe.calibration.ranges)
+    chosen = read_calibration_set(recipe.calibration.set).sha256
+    if ranges.calibration_set_sha256 != chosen:
+        raise RecipeError(
+            f"{recipe.calibration.ranges} was collected over the calibration set {ranges.calibration_set_sha256}, not "
+            f"over {recipe.calibration.set} ({chosen}); collect again"
+        )
+    amax = ranges.of(recipe.calibration.method, onnx_sha256=hashlib.sha256(model).hexdigest())
+    return Ranges(amax, chosen, ranges_sha256)
+
+
+def _source(recipe: Recipe, network: LandmarkNet, model: bytes) -> Source:
+    """Prepare what candidates are judged by; the exported graph must answer the golden images as PyTorch does."""
+    reading = reading_of(network.config, recipe.kinds)
+    inputs = tuple(golden_input(path, reading) for path in recipe.golden_images)
+    exported = OnnxRuntimeBackend(model, 1, "fp32")
+    ours = answers(exported, reading, inputs)
+    contract = _contract(recipe, reading, "fp32", "onnxruntime", "model.onnx", model, golden_file(ours))
+    demand_proof(contract, ours)
+    require_golden_answers(exported, contract, answers(TorchBackend(network), reading, inputs))
+    found = reference_findings(network, reading, recipe)
+    return Source(network, model, reading, found, inputs, _probes(recipe, reading))
+
+
+def _probes(recipe: Recipe, reading: Reading) -> tuple[np.ndarray, ...]:
+    """Return a few images of the calibration set, spread over it, as the network sees them."""
+    if recipe.calibration is None:
+        return ()
+    entries = read_calibration_set(recipe.calibration.set).entries
+    return tuple(golden_input(entry.path, reading) for entry in entries[:: max(1, len(entries) // PROBES)][:PROBES])
+
+
+def _write_report(recipe: Recipe, candidate: Candidate, say: Say) -> None:
+    if candidate.gate is None:
+        return
+    recipe.report.mkdir(parents=True, exist_ok=True)
+    for name, data in report_files(candidate).items():
+        (recipe.report / f"{recipe.release}-{candidate.compiled.flavour}-{candidate.precision}.{name}").write_bytes(
+            data
+        )
+    speed = "" if candidate.speed is None else f"; {candidate.speed:.2f} of the time of float32"
+    verdict = "passed" if candidate.gate.passed else "NOT passed"
+    say(f"gate, {candidate.precision}: {verdict}{speed}; see {recipe.report}")
+
+
+def _choose(recipe: Recipe, candidates: Sequence[Candidate]) -> Candidate:
+    if recipe.precision == "auto":
+        return fastest(candidates)
+    (only,) = candidates
+    if only.gate is not None and not only.gate.passed:
+        raise GateFailed(f"the gate refuses {only.precision}: {'; '.join(only.gate.faults)}; nothing is published")
+    return only
+
+
+def _promise(recipe: Recipe, reading: Reading, chosen: Candidate, source: Source) -> tuple[Contract, Golden]:
+    golden = answers(chosen.backend, reading, source.inputs)
+    compiled = chosen.compiled
+    contract = _contract(
+        recipe, reading, chosen.precision, compiled.flavour, compiled.file_name, compiled.data, golden_file(golden)
+    )
+    demand_proof(contract, golden)
+    return contract, golden
+
+
+def _contract(
+    recipe: Recipe, reading: Reading, precision: Precision, flavour: str, name: str, model: bytes, golden: bytes
+) -> Contract:
+    px, score = TOLERANCES[precision]
+    return Contract.model_validate(
+        reading.model_dump()
+        | {
+            "schema": "landmarknet-edge/contract/2",
+            "release": recipe.release_id(flavour, precision),
+            "model_file": name,
+            "model_sha256": hashlib.sha256(model).hexdigest(),
+            "golden_sha256": hashlib.sha256(golden).hexdigest(),
+            "checkpoint_sha256": checkpoint_sha256(recipe.checkpoint),
+            "calibration_set_sha256": None,
+            "flavour": flavour,
+            "precision": precision,
+            "golden_tolerance_net_px": px if recipe.golden_tolerance_net_px is None else recipe.golden_tolerance_net_px,
+            "golden_tolerance_score": score if recipe.golden_tolerance_score is None else recipe.golden_tolerance_score,
+            "trained_on": _trained_on(recipe),
+        }
     )
 
 
-def _json(contract: Contract) -> bytes:
-    return (contract.model_dump_json(by_alias=True, indent=2) + "\n").encode()
+def _publish(
+    recipe: Recipe, contract: Contract, golden: Golden, chosen: Candidate, ranges: Ranges, source: Source
+) -> Path:
+    contract = contract.model_copy(update={"calibration_set_sha256": ranges.calibration_set_sha256})
+    files = {
+        contract.model_file: chosen.compiled.data,
+        "golden.npz": golden_file(golden),
+        "contract.json": (contract.model_dump_json(by_alias=True, indent=2) + "\n").encode(),
+    }
+    place = recipe.place
+    if isinstance(place, Path):
+        publish_folder(place, files)
+        return place
+    files |= {f"gate.{name}": data for name, data in report_files(chosen).items()}
+    manifest = _manifest(recipe, contract, chosen, ranges, source, hashes(files))
+    return publish_to_store(Store(place.folder, place.release_key), place.signing_key, manifest, files)
 
 
-def publish(folder: Path, files: dict[str, bytes]) -> None:
-    """Replace a release folder by one with these files, once it opens; files of other names (a model card) are kept."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        if folder.is_dir():
-            shutil.copytree(folder, staged, dirs_exist_ok=True)
-        for name, data in files.items():
-            (staged / name).write_bytes(data)
-        staged.chmod(0o755)
-        open_engine(staged, threads=1)
-        previous = folder.with_name(f".{folder.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        if folder.is_dir():
-            folder.rename(previous)
-        staged.rename(folder)
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+def _manifest(
+    recipe: Recipe, contract: Contract, chosen: Candidate, ranges: Ranges, source: Source, files: dict[str, str]
+) -> Manifest:
+    compiled = chosen.compiled
+    return Manifest(
+        release=contract.release,
+        software=__version__,
+        created_utc=datetime.now(UTC).replace(microsecond=0),
+        files=files,
+        checkpoint_sha256=contract.checkpoint_sha256,
+        onnx_sha256=hashlib.sha256(source.model).hexdigest(),
+        calibration_set_sha256=ranges.calibration_set_sha256,
+        ranges_sha256=ranges.ranges_sha256,
+        recipe_sha256=recipe.sha256(),
+        flavour=contract.flavour,
+        flavour_version=compiled.version,
+        gpu=compiled.gpu,
+        compute_capability=compiled.compute_capability,
+        driver=compiled.driver,
+        precision=contract.precision,
+        delivered=compiled.delivered,
+        gate=gate_summary(chosen),
+    )

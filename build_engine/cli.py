@@ -12,16 +12,27 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def build(recipe: Annotated[Path, typer.Argument(help="TOML file, see build_engine/recipes")]) -> None:
-    """Export the checkpoint of a recipe, verify the graph against PyTorch, publish the release."""
+def build(
+    recipe: Annotated[Path, typer.Argument(help="TOML file, see build_engine/recipes")],
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, int8 or auto, instead of the recipe's")] = None,
+    flavour: Annotated[
+        str | None, typer.Option(help="onnxruntime, tensorrt or tensorrt_rtx, instead of the recipe's")
+    ] = None,
+) -> None:
+    """Export the checkpoint of a recipe, choose its precision, compile, verify and publish the release."""
     from build_engine.build import build_release
-    from build_engine.recipe import RecipeError, read_recipe
+    from build_engine.progress import ConsoleProgress
+    from build_engine.quantize import BuildError
+    from build_engine.recipe import read_recipe
+    from calibration.calibration_set import CalibrationError
     from edge.errors import EdgeError
 
     console = Console(stderr=True)
     try:
-        folder = build_release(read_recipe(recipe), lambda line: console.print(line, soft_wrap=True))
-    except (RecipeError, EdgeError) as exc:
+        asked = read_recipe(recipe, precision, flavour)
+        with ConsoleProgress(console) as progress:
+            folder = build_release(asked, lambda line: console.print(line, soft_wrap=True, markup=False), progress)
+    except (BuildError, CalibrationError, EdgeError) as exc:
         console.print(f"not built: {exc}", soft_wrap=True, markup=False)
         raise typer.Exit(1) from exc
     typer.echo(f"release: {folder}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 
 import onnx
@@ -20,6 +21,7 @@ def export_onnx(network: LandmarkNet) -> bytes:
     detector = LandmarkDetector(network).eval()
     size = network.config.input_size
     example = torch.zeros(1, 1, size, size)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses packages that nothing here uses
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(

@@ -2,40 +2,123 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from build_engine.compile import CompileSettings
+from build_engine.quantize import BuildError
+from build_engine.verify import GateLimits
 from edge.contract import KindContract
 
+Precision = Literal["fp32", "fp16", "int8"]
+RangeMethod = Literal["max", "percentile", "entropy", "mse"]
 
-class RecipeError(Exception):
+
+class RecipeError(BuildError):
     """A recipe that cannot be followed; the message says which entry and what it should be."""
 
 
-class Recipe(BaseModel):
-    """Relative paths start at the working directory."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CalibrationSettings(_Frozen):
+    """Where INT8 gets its scales from: a calibration set and the ranges that were collected over it."""
+
+    set: Path
+    ranges: Path
+    method: RangeMethod = "entropy"
+
+
+class GateSettings(_Frozen):
+    """The held-out images of the gate: a data set of ``landmarknet-train simulate``, and patients in it."""
+
+    images: Path
+    patients: tuple[str, ...]
+    limits: GateLimits = GateLimits()
+
+
+class StoreSettings(_Frozen):
+    """The room's store of signed releases, and the key pair of the site."""
+
+    folder: Path
+    signing_key: Path  # the private key; it stays where releases are made
+    release_key: Path  # the public key, which the room has, too
+
+
+class Recipe(_Frozen):
+    """Relative paths start at the working directory. Published into ``output``, a plain folder, or into a store."""
 
     release: str
     checkpoint: Path
-    output: Path
+    output: Path | None = None
+    store: StoreSettings | None = None
+    precision: Precision | Literal["auto"] = "fp32"
+    engine: CompileSettings = CompileSettings()
+    calibration: CalibrationSettings | None = None
+    gate: GateSettings | None = None
+    report: Path = Path("work/gate")  # folder for the gate's reports, those of refused candidates too
     golden_images: tuple[Path, ...]
-    golden_tolerance_net_px: float = 0.05
-    golden_tolerance_score: float = 0.005
+    golden_tolerance_net_px: float | None = None  # None: by precision
+    golden_tolerance_score: float | None = None
     kinds: tuple[KindContract, ...]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.output is None) == (self.store is None):
+            raise ValueError("give either `output`, a folder, or [store], the room's store of signed releases")
+        if self.precision in ("int8", "auto") and self.calibration is None:
+            raise ValueError(f"precision {self.precision} needs [calibration] with set and ranges")
+        if self.precision != "fp32" and self.gate is None:
+            raise ValueError(f"precision {self.precision} needs [gate] with held-out images and patients")
+        return self
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe; raise `RecipeError` naming the entry that is wrong."""
+    @property
+    def place(self) -> Path | StoreSettings:
+        """Return where the release goes."""
+        place = self.output or self.store
+        if place is None:
+            raise RecipeError("the recipe names neither output nor store")
+        return place
+
+    def release_id(self, flavour: str, precision: str) -> str:
+        """Return the release's name; in a store, where several live side by side, with flavour and precision."""
+        return self.release if self.store is None else f"{self.release}-{flavour}-{precision}"
+
+    def sha256(self) -> str:
+        """Return the hash of all settings, defaults included, however the file spells or orders them."""
+        settings = json.dumps(self.model_dump(), default=str, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def read_recipe(path: Path, precision: str | None = None, flavour: str | None = None) -> Recipe:
+    """Read a recipe, with another precision or flavour where one is given; raise `RecipeError` naming what is wrong.
+
+    ``kinds`` may name a file that holds them: what ``landmarknet-train operating-point`` printed.
+    """
+    asked = _toml(path)
+    if isinstance(asked.get("kinds"), str):
+        asked["kinds"] = _toml(Path(asked["kinds"])).get("kinds", [])
+    if precision is not None:
+        asked["precision"] = precision
+    if flavour is not None:
+        asked["engine"] = {**asked.get("engine", {}), "flavour": flavour}
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        return Recipe.model_validate(asked)
+    except ValidationError as exc:
+        where = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
+        raise RecipeError(f"{path}: {where}") from exc
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
     except OSError as exc:
         raise RecipeError(f"{path}: cannot be read ({exc.strerror})") from exc
     except tomllib.TOMLDecodeError as exc:
         raise RecipeError(f"{path}: not TOML ({exc})") from exc
-    except ValidationError as exc:
-        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
-        raise RecipeError(f"{path}: {where}") from exc

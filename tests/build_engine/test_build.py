@@ -1,18 +1,39 @@
+import hashlib
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pydicom
 import pytest
 import torch
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
 
-from build_engine.build import build_release
+from build_engine.build import GateFailed, build_release
 from build_engine.export import export_onnx
+from build_engine.quantize import quantisable_layers
 from build_engine.recipe import Recipe, RecipeError, read_recipe
+from build_engine.verify import GateLimits
+from calibration.calibration_set import (
+    CalibrationError,
+    CalibrationSet,
+    Entry,
+    Stratum,
+    read_calibration_set,
+    write_calibration_set,
+)
+from calibration.collect import collect
+from calibration.ranges import read_ranges, write_ranges
 from edge.contract import KindContract
 from edge.detect import scale_ratios
-from edge.engines import GOLDEN_INPUT_SCALE, golden_answers, open_engine, read_golden
+from edge.engines import GOLDEN_INPUT_SCALE, golden_answers, open_engine, open_store_engine, read_golden
 from edge.errors import BackendFailed
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
+from edge.signature import generate_key
+from edge.store import Store
 from landmarknet.checkpoint import Checkpoint, checkpoint_sha256, load_checkpoint, save_checkpoint
 from landmarknet.decode import LandmarkDetector, TorchBackend
 from landmarknet.network import KINDS, LINE_KINDS, LandmarkNet, NetworkConfig
@@ -22,6 +43,8 @@ SIZE, SITES = 192, 144
 TINY = NetworkConfig(bottom_up="resnet18", width=0.125, head_width=0.0625, input_size=SIZE, mm_per_net_px=1.6)
 PATIENTS = ["lidc0001", "lidc0003"]
 NEGATIVES = ["a_limb"]
+STRATUM = Stratum(view="ap", machine="unknown", energy="mv", exposure="level-low")
+NO_LIMITS = {"shift_net_px": 1e3, "pck_drop_points": 100.0, "score_margin": 1e3}  # random weights find no landmarks
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +131,7 @@ def test_build_publishes_a_release_that_opens(recipe):
     said = []
     folder = build_release(recipe, said.append)
     assert open_engine(folder, threads=1).contract.release == "test"
-    assert [line.split()[0] for line in said] == ["export", "verify", "publish"]
+    assert [line.split()[0] for line in said] == ["export", "verify", "precision", "compile", "publish"]
     assert sorted(p.name for p in folder.iterdir()) == ["contract.json", "golden.npz", "model.onnx"]
 
 
@@ -201,3 +224,123 @@ def test_golden_images_that_show_no_landmark_of_a_kind_prove_nothing(recipe, exp
     with pytest.raises(RecipeError, match="no golden image shows a spinous_process"):
         build_release(recipe.model_copy(update={"kinds": high}), lambda _: None)
     assert not recipe.output.exists()
+
+
+def calibrated(recipe, folder, model, samples, *images):
+    """Return the recipe of a signed INT8 release, calibrated on some samples and judged on the others."""
+    entries = tuple(
+        Entry(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), stratum=STRATUM) for path in images
+    )
+    chosen = CalibrationSet(seed=0, entries=entries)
+    write_calibration_set(folder / "set.json", chosen)
+    ranges = collect(model, reading_of(TINY, recipe.kinds), chosen, Progress(console=Console(quiet=True)))
+    write_ranges(folder / "ranges.json", ranges)
+    generate_key(folder / "site.key", folder / "site.pub")
+    data_set = folder / "images" / "lidc0002"  # as `landmarknet-train simulate` lays it out
+    data_set.mkdir(parents=True)
+    for path in (*samples.glob("*.dcm"), samples / "truth.json"):
+        shutil.copy(path, data_set)
+    store = {"folder": folder / "store", "signing_key": folder / "site.key", "release_key": folder / "site.pub"}
+    changes = {
+        "output": None,
+        "store": store,
+        "precision": "int8",
+        "report": folder / "reports",
+        "calibration": {"set": folder / "set.json", "ranges": folder / "ranges.json", "method": "max"},
+        "gate": {"images": folder / "images", "patients": ["lidc0002"], "limits": NO_LIMITS},
+    }
+    return Recipe.model_validate(recipe.model_dump() | changes)
+
+
+@pytest.fixture
+def int8_recipe(recipe, tmp_path, model, samples):
+    lateral = sorted(samples.glob("*.dcm"))[0]
+    another = tmp_path / "another.dcm"  # the gate's images must not be in the calibration set
+    ds = pydicom.dcmread(lateral)
+    ds.SOPInstanceUID = "1.2.3.4.5"
+    ds.save_as(another)
+    return calibrated(recipe, tmp_path, model, samples, another)
+
+
+@pytest.mark.usefixtures("exported")
+def test_an_int8_release_is_judged_signed_and_put_into_the_store(int8_recipe, model):
+    folder = build_release(int8_recipe, lambda _: None)
+    store = Store(int8_recipe.store.folder, int8_recipe.store.release_key)
+    release = store.verify("test-onnxruntime-int8")
+    assert folder == release.folder
+    assert store.current() is None, "a release is not in use before someone says so"
+    assert release.manifest.precision == release.contract.precision == "int8"
+    assert release.manifest.delivered["int8"] == len(quantisable_layers(model))
+    assert release.manifest.onnx_sha256 == hashlib.sha256(model).hexdigest()
+    assert release.manifest.calibration_set_sha256 == read_calibration_set(int8_recipe.calibration.set).sha256
+    assert release.manifest.gate["passed"] is True
+    assert {"gate.md", "gate.json", "gate.png"} < set(release.files)
+    store.use("test-onnxruntime-int8")
+    assert open_store_engine(store, 1, "refuse").backend.describe()["precision"] == "int8"
+
+
+@pytest.mark.usefixtures("exported")
+def test_what_moves_a_landmark_is_not_published_but_reported(int8_recipe):
+    strict = GateLimits(shift_net_px=0.0, pck_drop_points=0.0, score_margin=0.0)
+    gate = int8_recipe.gate.model_copy(update={"limits": strict})
+    half = int8_recipe.model_copy(update={"gate": gate, "precision": "fp16"})
+    with pytest.raises(GateFailed, match="nothing is published"):
+        build_release(half, lambda _: None)
+    assert not (half.store.folder / "releases").exists()
+    assert "NOT passed" in (half.report / "test-onnxruntime-fp16.md").read_text()
+
+
+@pytest.mark.usefixtures("exported")
+def test_images_of_the_calibration_set_cannot_judge(recipe, tmp_path, model, samples):
+    overlapping = calibrated(recipe, tmp_path, model, samples, samples / "lidc0002_ap_mv_00.dcm")
+    with pytest.raises(RecipeError, match="1 of its images are in the calibration set"):
+        build_release(overlapping, lambda _: None)
+
+
+@pytest.mark.usefixtures("exported")
+def test_ranges_of_another_model_are_refused(int8_recipe):
+    path = int8_recipe.calibration.ranges
+    other = read_ranges(path)[0].model_copy(update={"onnx_sha256": "0" * 64})
+    write_ranges(path, other)
+    with pytest.raises(CalibrationError, match="0000"):
+        build_release(int8_recipe, lambda _: None)
+
+
+def test_patients_that_were_trained_on_cannot_judge(int8_recipe):
+    trained = int8_recipe.gate.model_copy(update={"patients": ("lidc0001",)})
+    with pytest.raises(RecipeError, match="trained on lidc0001"):
+        build_release(int8_recipe.model_copy(update={"gate": trained}), lambda _: None)
+
+
+@pytest.mark.usefixtures("exported")
+def test_an_rtx_plan_is_compiled_and_says_that_it_was_not_run(int8_recipe):
+    engine = int8_recipe.engine.model_copy(update={"flavour": "tensorrt_rtx"})
+    folder = build_release(int8_recipe.model_copy(update={"engine": engine, "precision": "fp16"}), lambda _: None)
+    release = Store(int8_recipe.store.folder, int8_recipe.store.release_key).verify(folder.name)
+    assert (release.contract.flavour, release.contract.model_file) == ("tensorrt_rtx", "model.plan")
+    assert release.manifest.delivered["fp16"] > 0
+    if release.manifest.gpu is None:
+        assert "was not run" in release.manifest.gate["ran_on"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"output": None, "store": None}, "give either"),
+        ({"precision": "int8"}, r"needs \[calibration\]"),
+        ({"precision": "fp16"}, r"needs \[gate\]"),
+    ],
+)
+def test_a_recipe_that_lacks_what_it_needs_says_so(recipe, changes, said):
+    with pytest.raises(ValidationError, match=said):
+        Recipe.model_validate(recipe.model_dump() | changes)
+
+
+def test_kinds_may_stand_in_a_file_of_their_own(tmp_path):
+    (tmp_path / "kinds.toml").write_text('[[kinds]]\nkind = "louis_angle"\nthreshold = 0.4\nat_most = 1\n')
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'release = "r"\ncheckpoint = "c"\noutput = "o"\ngolden_images = []\nkinds = "{tmp_path}/kinds.toml"'
+    )
+    assert [k.kind for k in read_recipe(path).kinds] == ["louis_angle"]
+    assert read_recipe(path, flavour="tensorrt_rtx").engine.flavour == "tensorrt_rtx"

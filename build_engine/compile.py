@@ -1,0 +1,163 @@
+"""Graph -> engine: by TensorRT, by TensorRT-RTX, or the ONNX file itself. What comes out computes what was asked for.
+
+Precision lives in the graph, see `build_engine.quantize` and `build_engine.half`. A compiler may still do otherwise,
+so the layers are counted again in what it made of the graph, and a difference is an error.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import onnx
+from pydantic import BaseModel, ConfigDict, Field
+
+from build_engine.quantize import BuildError, count_precisions
+
+Flavour = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+CPU_INT8 = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulIntegerToFloat", "MatMulInteger"}
+CPU_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
+
+
+class CompileError(BuildError):
+    """A graph that cannot be compiled as asked; the message names the node, or says what was delivered instead."""
+
+
+class CompileSettings(BaseModel):
+    """How to compile; ``[engine]`` of a recipe. All but ``flavour`` is TensorRT's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flavour: Flavour = "onnxruntime"
+    compute_capability: Annotated[
+        str | None,
+        Field(
+            pattern=r"^\d+\.\d$",
+            description='"8.9"; null: tensorrt takes this machine\'s GPU, tensorrt_rtx compiles for all from 8.0 on',
+        ),
+    ] = None
+    workspace_mib: Annotated[int, Field(ge=1)] = 1024
+    builder_level: Annotated[int, Field(ge=0, le=5, description="how long TensorRT searches for fast kernels")] = 3
+    timing_cache: Annotated[
+        Path | None, Field(description="a file that TensorRT's measurements are kept in between builds; null: none")
+    ] = None
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """An engine and how it came to be.
+
+    ``delivered`` counts layers that multiply by what they compute in: "int8", "fp16", "fp32". ``compute_capability`` is
+    None where it was not compiled for one alone; ``gpu`` and ``driver`` where there was none. ``notes`` are for people.
+    """
+
+    data: bytes
+    file_name: Literal["model.onnx", "model.plan"]
+    flavour: Flavour
+    version: str
+    delivered: dict[str, int]
+    compute_capability: str | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Progress(Protocol):
+    """Hears of a compiler's phases, which nest; from a thread of the compiler. An exception stops the compilation."""
+
+    def phase(self, name: str, steps: int) -> None:
+        """Hear that a phase of so many steps begins."""
+        ...
+
+    def step(self, name: str, done: int) -> None:
+        """Hear how many steps of a phase are done."""
+        ...
+
+    def finished(self, name: str) -> None:
+        """Hear that a phase ends, be it with steps left."""
+        ...
+
+
+class SilentProgress:
+    """Nobody looks."""
+
+    def phase(self, name: str, steps: int) -> None:
+        pass
+
+    def step(self, name: str, done: int) -> None:
+        pass
+
+    def finished(self, name: str) -> None:
+        pass
+
+
+def compile_engine(graph: bytes, settings: CompileSettings, progress: Progress) -> Compiled:
+    """Compile a graph whose precision is written in it; raise `CompileError` where the engine would be another."""
+    if settings.flavour == "onnxruntime":
+        return compile_onnxruntime(graph)
+    from build_engine.tensorrt_flavours import compile_tensorrt, tensorrt_module
+
+    return compile_tensorrt(tensorrt_module(settings.flavour), graph, settings, progress)
+
+
+def demand_delivered(requested: Mapping[str, int], delivered: Mapping[str, int], hint: str) -> None:
+    """Raise `CompileError` where layers do not compute in what the graph asks for."""
+    if {k: n for k, n in requested.items() if n} != {k: n for k, n in delivered.items() if n}:
+        raise CompileError(f"requested {in_words(requested)}, delivered {in_words(delivered)}: {hint}")
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return counts of layers by precision, such as "32 int8, 19 fp16"."""
+    return ", ".join(f"{number} {precision}" for precision, number in counts.items() if number) or "nothing"
+
+
+def compile_onnxruntime(graph: bytes) -> Compiled:
+    """Return the graph itself, after ONNX Runtime opened it; what it computes is read from its own optimised graph.
+
+    INT8 must arrive as integer kernels. float16 need not: on processors without it float16 is stored and float32
+    computed, which ``delivered`` and a note say.
+    """
+    import onnxruntime as ort
+
+    version = str(ort.__version__)
+    delivered, requested = _count_optimised(graph), count_precisions(graph)
+    if requested["int8"] != delivered["int8"]:
+        hint = 'Q/DQ of another form? quantise(..., form="onnxruntime") has the one that ONNX Runtime fuses'
+        demand_delivered(requested, delivered, hint)
+    notes: tuple[str, ...] = ()
+    if requested["fp16"] != delivered["fp16"]:
+        notes = (f"ONNX Runtime {version} computes the {requested['fp16']} fp16 layers in float32 on this processor",)
+    return Compiled(graph, "model.onnx", "onnxruntime", version, delivered, notes=notes)
+
+
+def _count_optimised(graph: bytes) -> dict[str, int]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # it warns that a graph optimised for this processor is for this processor
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        try:
+            ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # ONNX Runtime raises bare exceptions of its own kinds
+            named = f" at {', '.join(_nodes_of(graph, str(exc)))}" if "not a registered function/op" in str(exc) else ""
+            raise CompileError(f"ONNX Runtime {ort.__version__} cannot open the graph{named}: {exc}") from exc
+        optimised = onnx.load(options.optimized_model_filepath).graph
+    half = {t.name for t in optimised.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+    counts = Counter({"int8": 0, "fp16": 0, "fp32": 0})
+    for node in optimised.node:
+        if node.op_type in CPU_INT8:
+            counts["int8"] += 1
+        elif node.op_type in CPU_FLOAT:
+            counts["fp16" if half & set(node.input) else "fp32"] += 1
+    return dict(counts)
+
+
+def _nodes_of(graph: bytes, complaint: str) -> list[str]:
+    """Return the names of the nodes whose operator ONNX Runtime complains of: it names no node."""
+    nodes = onnx.load_from_string(graph).graph.node
+    return [node.name for node in nodes if f"{node.domain}:{node.op_type}(" in complaint]

@@ -1,0 +1,184 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from build_engine.candidate import Candidate
+from build_engine.compile import Compiled
+from build_engine.gate_report import report_files
+from build_engine.golden import golden_input
+from build_engine.quantize import quantise, quantised_tensors
+from build_engine.verify import GateLimits, run_gate
+from calibration.collect import with_outputs
+from edge.backends.function import FunctionBackend
+from edge.backends.onnxruntime import OnnxRuntimeBackend
+from edge.contract import KindContract
+from edge.engines import SHIPPED_RELEASE
+from landmarknet.evaluate import Finding, find
+
+MM_PER_PX, NET_PER_PX = 0.4, 0.5  # so 0.8 mm per network px
+CARINA = KindContract(kind="tracheal_bifurcation", threshold=0.5, at_most=1)
+SPINE = KindContract(kind="spine_line", threshold=0.5, at_most=64, shape="line")
+LIMITS = GateLimits()
+
+
+def carina(xy_px=(100.0, 120.0), score=0.9, truth=(101.0, 120.0), image="a.dcm"):
+    return Finding(
+        kind="tracheal_bifurcation", patient="p", view="ap", modality="mv", image=image, labelled=True,
+        truth_px=np.array([truth]), found_px=np.array([xy_px]), scores=np.array([score]), widths_px=np.ones(1),
+        size_px=(384, 384), mm_per_px=MM_PER_PX, net_per_px=NET_PER_PX,
+    )  # fmt: skip
+
+
+def spine(x_px=50.0, scores=(0.9,) * 6, image="a.dcm"):
+    y = np.arange(6) * 16.0
+    found = np.stack((np.full(6, x_px), y), axis=1)
+    ridge = np.column_stack((found * NET_PER_PX, scores))
+    return Finding(
+        kind="spine_line", patient="p", view="ap", modality="mv", image=image, labelled=True, truth_px=found,
+        found_px=found, scores=np.array(scores), widths_px=np.ones(6), size_px=(384, 384), mm_per_px=MM_PER_PX,
+        net_per_px=NET_PER_PX, ridge_net=ridge, judged=np.ones(6, bool),
+    )  # fmt: skip
+
+
+class Reading:
+    kinds = (CARINA,)
+
+
+def gate(reference, candidate, limits=LIMITS, kinds=(CARINA,)):
+    reading = Reading()
+    reading.kinds = kinds
+    return run_gate(reference, candidate, reading, limits)
+
+
+def test_the_same_answers_pass():
+    result = gate([carina()], [carina()])
+    assert result.passed
+    assert result.kinds[0].shifts_net_px.tolist() == [0.0]
+    assert result.setup_mm.tolist() == [0.0]
+
+
+def test_a_shift_is_told_in_network_px_and_in_mm():
+    moved = gate([carina((100.0, 120.0))], [carina((101.2, 118.4))])  # 2 detector px away
+    assert moved.kinds[0].shifts_net_px == pytest.approx([2.0 * NET_PER_PX])
+    assert moved.kinds[0].shifts_mm == pytest.approx([2.0 * MM_PER_PX])
+    assert moved.setup_mm == pytest.approx([2.0 * MM_PER_PX])
+
+
+def test_a_landmark_that_moves_more_than_allowed_fails_and_is_named():
+    images = [f"{i}.dcm" for i in range(20)]
+    reference = [carina(image=name) for name in images]
+    candidate = [carina((100.0, 126.0) if name == "7.dcm" else (100.0, 120.0), image=name) for name in images]
+    result = gate(reference, candidate)
+    (fault,) = result.faults  # 6 px are 3 network px; the truth, 6.1 px away, is still within 8
+    assert "3.00 px" in fault
+    assert "2.40 mm" in fault
+    assert "7.dcm" in fault
+
+
+@pytest.mark.parametrize(("score", "faults"), [(0.56, 1), (0.54, 0)])
+def test_only_a_landmark_that_clears_its_threshold_may_not_vanish(score, faults):
+    far = replace(carina(score=score), truth_px=np.zeros((0, 2)))  # not in the truth: PCK does not change
+    gone = replace(far, found_px=np.zeros((0, 2)), scores=np.zeros(0), widths_px=np.zeros(0))
+    stays = carina(image="b.dcm")
+    result = gate([far, stays], [gone, stays])
+    assert len(result.faults) == faults
+    assert len(result.kinds[0].lost) == 1
+    appeared = gate([gone, stays], [far, stays])
+    assert len(appeared.faults) == faults
+    assert len(appeared.kinds[0].extra) == 1
+
+
+def test_a_landmark_at_another_place_is_one_lost_and_one_extra():
+    result = gate([carina((100.0, 120.0))], [carina((100.0, 160.0))])  # 16 mm
+    assert len(result.kinds[0].lost) == len(result.kinds[0].extra) == 1
+    assert not result.passed
+
+
+def test_a_loss_of_pck_fails_although_nothing_moves_far():
+    edge = carina((100.0, 120.0), truth=(100.0, 127.9))
+    over = carina((100.0, 119.8), truth=(100.0, 127.9))  # 8.1 px of the 384 grid: no longer right
+    (fault,) = gate([edge], [over]).faults
+    assert "loses 100.0 points" in fault
+
+
+def test_a_line_is_compared_row_by_row():
+    result = gate([spine(50.0)], [spine(51.0)], kinds=(SPINE,))
+    assert result.kinds[0].shifts_net_px == pytest.approx([0.5] * 6)
+    shorter = gate([spine()], [spine(scores=(0.9, 0.9, 0.9, 0.9, 0.9, 0.4))], kinds=(SPINE,))
+    assert len(shorter.kinds[0].lost) == 1
+
+
+def test_nothing_found_proves_nothing():
+    silent = carina().silent()
+    (fault,) = gate([silent], [silent]).faults
+    assert "nothing was proved" in fault
+
+
+def test_answers_about_different_images_are_not_compared():
+    with pytest.raises(ValueError, match="same images"):
+        gate([carina(image="a.dcm")], [carina(image="b.dcm")])
+
+
+def candidate_with(result, **changes):
+    compiled = Compiled(b"", "model.onnx", "onnxruntime", "1.0", {"int8": 3})
+    return Candidate("int8", compiled, FunctionBackend(lambda batch: batch), "onnxruntime", result, **changes)
+
+
+def test_the_reports_say_what_the_gate_said():
+    files = report_files(candidate_with(gate([carina()], [carina((100.0, 126.0))]), kept_float=("conv7",), speed=0.5))
+    text, document = files["md"].decode(), json.loads(files["json"])
+    assert "NOT passed" in text
+    assert "3.00 px at the 99th percentile" in text
+    assert "conv7" in text
+    assert document["passed"] is False
+    assert document["kinds"]["tracheal_bifurcation"]["shift_mm"]["worst"] == pytest.approx(2.4)
+    assert (document["time_of_float32"], document["kept_float"]) == (0.5, ["conv7"])
+    assert files["png"].startswith(b"\x89PNG")
+
+
+def test_a_landmark_that_vanished_is_listed_with_its_image():
+    files = report_files(candidate_with(gate([carina()], [carina().silent()])))
+    (lost,) = json.loads(files["json"])["changes"]["lost"]
+    assert (lost["image"], lost["score"], lost["clear"]) == ("a.dcm", 0.9, True)
+
+
+def test_without_a_gate_there_is_no_report():
+    assert report_files(candidate_with(None)) == {}
+
+
+def test_a_layer_whose_scale_is_off_by_four_is_caught(samples, shipped, tmp_path):
+    """The shipped network in INT8, right and with one damaged scale, on four images of a patient it never saw."""
+    model = (SHIPPED_RELEASE / shipped.contract.model_file).read_bytes()
+    images = tmp_path / "lidc0002"
+    images.mkdir()
+    for path in (*samples.glob("*.dcm"), samples / "truth.json"):
+        shutil.copy(path, images)
+    amax = largest_activations(model, [golden_input(path, shipped.contract) for path in sorted(images.glob("*.dcm"))])
+    graph = onnx.load_from_string(quantise(model, amax, form="onnxruntime"))
+    scale = next(i for i in graph.graph.initializer if i.name == f"{quantised_tensors(model)[0]}/scale")
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) / np.float32(4), scale.name))
+    reference = find(shipped.backend, shipped.contract, tmp_path, ["lidc0002"])
+    damaged = find(backend_of(graph.SerializeToString()), shipped.contract, tmp_path, ["lidc0002"])
+    assert not run_gate(reference, damaged, shipped.contract, LIMITS).passed
+    assert run_gate(reference, reference, shipped.contract, LIMITS).passed
+    whole = backend_of(quantise(model, amax, form="onnxruntime"))
+    sound = run_gate(reference, find(whole, shipped.contract, tmp_path, ["lidc0002"]), shipped.contract, LIMITS)
+    assert np.median(np.concatenate([k.shifts_net_px for k in sound.kinds])) < 0.2  # px: INT8 itself moves little
+
+
+def backend_of(graph):
+    return OnnxRuntimeBackend(graph, 1, "int8")
+
+
+def largest_activations(model, batches):
+    """Return amax per tensor over some inputs, by running the graph with all that INT8 needs as outputs."""
+    names = quantised_tensors(model, form="onnxruntime")
+    session = ort.InferenceSession(with_outputs(onnx.load_from_string(model), names))
+    computed = [name for name in names if name != "image"]
+    found = [dict(zip(computed, session.run(computed, {"image": b}), strict=True)) | {"image": b} for b in batches]
+    return {name: float(max(np.abs(one[name]).max() for one in found)) for name in names}
