@@ -160,6 +160,7 @@ def _config(module: Any, builder: trt.Builder, settings: CompileSettings) -> trt
     config: trt.IBuilderConfig = builder.create_builder_config()
     config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     config.builder_optimization_level = settings.builder_level
+    config.clear_flag(module.BuilderFlag.TF32)  # float32 as asked for: TF32 keeps 10 of its 23 bits in a product
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # else the engine inspector tells names alone
     if settings.flavour == "tensorrt_rtx" and settings.compute_capability is not None:
         _aim(module, config, settings.compute_capability)

@@ -16,7 +16,8 @@ SITES_PER_BLOCK, PIXELS_PER_BLOCK = 3, 4  # the heatmaps' sample sites: network 
 WIDTH_REACH_SITES = 6  # the peak's width is measured in a window of this reach about it
 FLOOR_SHARE = 0.1  # of the peak's height; what is lower is background
 LINE_STEP_BLOCKS = 2  # a line is read at the middle row of every second block
-LINE_REACH_SITES = 3
+LINE_REACH_SITES = 6
+LINE_FLOOR_SHARE = 0.5  # less would let a line jump with its highest site, which is a matter of rounding
 FLOOR = 1e-9
 SMALLEST_SIGMA_NET_PX = 0.2  # no peak is known better than that
 FEWEST_LINE_POINTS = 4  # three steps: less is a spot, not a line
@@ -90,7 +91,7 @@ def ridge_points(heatmap: np.ndarray) -> np.ndarray:
 
 def _row_centre(row: np.ndarray, column: int) -> float:
     sites = np.arange(max(0, column - LINE_REACH_SITES), min(len(row), column + LINE_REACH_SITES + 1))
-    weight = np.clip(row[sites], FLOOR, None) * _site_px_count(sites)
+    weight = np.clip(row[sites] - LINE_FLOOR_SHARE * row[column], FLOOR, None) * _site_px_count(sites)
     return float((weight * site_px(sites)).sum() / weight.sum())
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from edge.contract import KindContract
 from edge.geometry import GeometryTags, ImageGeometry, image_geometry
-from edge.landmarks import landmarks_from_peaks, line_points, peak_width
+from edge.landmarks import landmarks_from_peaks, line_points, peak_width, ridge_points, site_px
 from edge.preprocess import Placement, fit_into_square
 from landmarknet.fast_head import SITE_OFFSETS
 
@@ -356,3 +356,14 @@ def test_a_kind_that_depends_on_another_is_not_reported_alone(contract, rows, ca
     placement, _ = fit_into_square((48, 48), 48)
     found = landmarks_from_peaks(peaks, np.zeros((2, 36, 36)), reading, placement, (48, 48), None)
     assert [one.kind for one in found] == kinds
+
+
+def test_a_line_does_not_jump_with_its_highest_site():
+    """The top of a ridge is flat: which of two sites is higher is a matter of rounding, of an engine's precision."""
+    across = np.exp(-0.5 * ((site_px(np.arange(36)) - 20.75) / 3.0) ** 2)  # as far from site 15, at 20 px, as from 16
+    left, right = (np.tile(across, (36, 1)).astype(np.float32) for _ in range(2))
+    left[:, 15] += 1e-4
+    right[:, 16] += 1e-4
+    assert not np.array_equal(left.argmax(axis=1), right.argmax(axis=1))
+    assert ridge_points(left)[:, 0] == pytest.approx(ridge_points(right)[:, 0], abs=0.1)  # network px
+    assert ridge_points(left)[:, 0] == pytest.approx(20.75, abs=0.15)

@@ -90,7 +90,7 @@ def test_a_stub_says_what_it_was_generated_from_and_holds_no_text_of_nvidia_s(na
 
 def test_the_stub_of_tensorrt_rtx_is_that_of_the_installed_bindings():
     rtx = pytest.importorskip("tensorrt_rtx_bindings")
-    spec = importlib.util.spec_from_file_location("make_stubs", ROOT / "tools" / "make_stubs.py")
+    spec = importlib.util.spec_from_file_location("make_stubs", ROOT / "typings" / "make_stubs.py")
     make_stubs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_stubs)
     stored = (ROOT / "typings" / "tensorrt_rtx_bindings" / "__init__.pyi").read_text()
