@@ -16,7 +16,7 @@ from edge.engines import GOLDEN_INPUT_SCALE, Golden, golden_answers
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
 
-TOLERANCES = {"fp32": (0.05, 0.005), "fp16": (0.5, 0.02), "int8": (1.0, 0.03)}  # network px, score
+TOLERANCES = {"fp32": (0.05, 0.005), "fp16": (0.5, 0.02), "int8": (1.0, 0.02)}  # network px, score
 
 
 def golden_input(path: Path, reading: Reading) -> np.ndarray:
