@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 
 from build_engine.candidate import Candidate, Say, Source, fastest, make_candidate, reference_findings
-from build_engine.compile import Progress, SilentProgress
+from build_engine.compiled import Progress, SilentProgress
 from build_engine.export import export_onnx
 from build_engine.gate_report import gate_summary, report_files
 from build_engine.golden import TOLERANCES, answers, demand_proof, golden_file, golden_input

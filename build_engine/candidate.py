@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from build_engine.compile import Compiled, CompileSettings, Progress, compile_engine
+from build_engine.compile import compile_engine
+from build_engine.compiled import Compiled, CompileSettings, Progress
 from build_engine.half import to_half
 from build_engine.quantize import Form, quantisable_layers, quantise
 from build_engine.recipe import Precision, Recipe, RecipeError

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class ConsoleProgress:
-    """`build_engine.compile.Progress` for people; a context manager, so that the terminal is left as it was."""
+    """`build_engine.compiled.Progress` for people; a context manager, so that the terminal is left as it was."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

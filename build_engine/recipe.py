@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from build_engine.compile import CompileSettings
+from build_engine.compiled import CompileSettings
 from build_engine.quantize import BuildError
 from build_engine.verify import GateLimits
 from edge.contract import KindContract

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from build_engine.compile import Compiled, CompileError, CompileSettings, Flavour, Progress, demand_delivered
+from build_engine.compiled import Compiled, CompileError, CompileSettings, Flavour, Progress, demand_delivered
 from build_engine.quantize import count_precisions
 from edge.backends.cuda import DeviceFacts, device_facts
 from edge.errors import BackendFailed

@@ -37,6 +37,7 @@ from landmarknet.report import (
 from landmarknet.robustness import NUISANCES, find_changed, find_in_parallel_beam, find_without_geometry
 from landmarknet.simulate_files import EMPTY_FIELDS
 from landmarknet.study import Fold, Study
+from landmarknet.train import TrainConfig
 
 Say = Callable[[str], None]
 
@@ -83,7 +84,12 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
 
 def evaluate_fold(study: Study, fold: Fold, say: Say) -> FoldResult:
     """Choose a fold's operating point on its validation patients, then look at its test patients."""
-    config, images = study.fold_config(fold), Path(study.images)
+    return evaluate_training(study, fold, study.fold_config(fold), say)
+
+
+def evaluate_training(study: Study, fold: Fold, config: TrainConfig, say: Say) -> FoldResult:
+    """Evaluate a training that left a fold's patients out."""
+    images = Path(study.images)
     weights = Path(config.output) / "weights.pt"
     checkpoint = load_checkpoint(weights)
     demand_same_training(checkpoint, config.to_dict(), weights)
@@ -239,19 +245,33 @@ def _release(study: Study, engine: Engine, patients: list[str]) -> str:
 
 
 def _scale(study: Study, results: list[FoldResult], say: Say) -> str:
-    say("scale: known and chosen by the network")
-    rows = []
-    for name, find_them in (
-        ("from the file's geometry", None),
-        ("unknown: chosen by the network", find_without_geometry),
-    ):
-        values = []
-        for r in results:
-            findings = find_them(r.backend, r.reading, Path(study.images), r.fold.test) if find_them else r.test
-            values.append([_pck(findings, k) for k in r.reading.kinds])
-        rows.append([name, *(percent(v) for v in np.nanmean(values, axis=0))])
+    say("scale: known and chosen by the network, fine and coarse")
+    images = Path(study.images)
+    rows = {
+        "from the file's geometry": [r.test for r in results],
+        "unknown: chosen by the network": [
+            find_without_geometry(r.backend, r.reading, images, r.fold.test) for r in results
+        ],
+    }
+    table = [[name, *_mean_pck(results, found)] for name, found in rows.items()]
+    if study.recipe().coarse is not None:
+        coarse = [_coarse(study, r.fold) for r in results]
+        table.append(["the coarse stage alone", *_mean_pck(coarse, [r.test for r in coarse])])
     header = ["scale (PCK@8, mean of the folds)", *(k.kind for k in results[0].reading.kinds)]
-    return "## Scale\n\n" + markdown(header, rows)
+    return "## Scale\n\n" + markdown(header, table)
+
+
+def _mean_pck(results: list[FoldResult], found: list[list[Finding]]) -> list[str]:
+    values = [[_pck(findings, k) for k in r.reading.kinds] for r, findings in zip(results, found, strict=True)]
+    return [percent(v) for v in np.nanmean(values, axis=0)]
+
+
+def _coarse(study: Study, fold: Fold) -> FoldResult:
+    """Return what a fold's coarse stage finds, at a scale and an operating point of its own."""
+    config = study.fold_config(fold).coarse_config
+    if config is None:
+        raise ValueError("the recipe has no coarse stage")
+    return evaluate_training(study, fold, config, lambda _: None)
 
 
 def _robustness(study: Study, engine: Engine, patients: list[str], say: Say) -> str:

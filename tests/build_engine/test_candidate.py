@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from build_engine.candidate import Candidate, fastest, give_back_layers, time_ratio
-from build_engine.compile import Compiled
+from build_engine.compiled import Compiled
 from build_engine.recipe import RecipeError
 from build_engine.sensitivity import LayerEffect
 from edge.backends.function import FunctionBackend

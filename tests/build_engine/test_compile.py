@@ -13,7 +13,8 @@ import pytest
 import tensorrt_rtx_bindings
 from onnx import TensorProto, helper, numpy_helper
 
-from build_engine.compile import CompileError, CompileSettings, SilentProgress, compile_engine, demand_delivered
+from build_engine.compile import compile_engine
+from build_engine.compiled import CompileError, CompileSettings, SilentProgress, demand_delivered
 from build_engine.half import to_half
 from build_engine.quantize import HEATMAPS, count_precisions, quantisable_layers, quantise, quantised_tensors
 from build_engine.tensorrt_flavours import (

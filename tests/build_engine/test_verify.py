@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from build_engine.candidate import Candidate
-from build_engine.compile import Compiled
+from build_engine.compiled import Compiled
 from build_engine.gate_report import report_files
 from build_engine.golden import golden_input
 from build_engine.quantize import quantise, quantised_tensors

@@ -54,7 +54,8 @@ def flavour(request, facts):
 @cache
 def compiled(flavour, precision, compute_capability=None):
     """Return the plan of the shipped model; for TensorRT-RTX without a compute capability, for all from 8.0 on."""
-    from build_engine.compile import CompileSettings, SilentProgress, compile_engine
+    from build_engine.compile import compile_engine
+    from build_engine.compiled import CompileSettings, SilentProgress
     from build_engine.half import to_half
 
     model = (SHIPPED_RELEASE / "model.onnx").read_bytes()
