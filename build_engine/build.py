@@ -17,12 +17,12 @@ from build_engine.export import export_onnx
 from build_engine.gate_report import gate_summary, report_files
 from build_engine.golden import TOLERANCES, answers, demand_proof, golden_file, golden_input
 from build_engine.publish import hashes, publish_folder, publish_to_store
-from build_engine.recipe import Precision, Recipe, RecipeError
-from calibration.calibration_set import read_calibration_set
+from build_engine.recipe import Recipe, RecipeError
+from calibration.calibration_set import CalibrationSet, read_calibration_set
 from calibration.ranges import read_ranges
 from edge import __version__
 from edge.backends.onnxruntime import OnnxRuntimeBackend
-from edge.contract import Contract, Reading
+from edge.contract import Contract, Precision, Reading
 from edge.engines import Golden, require_golden_answers
 from edge.manifest import Manifest
 from edge.store import Store
@@ -52,12 +52,13 @@ class Ranges:
 def build_release(recipe: Recipe, say: Say, progress: Progress | None = None) -> Path:
     """Build what a recipe asks for; return the release folder, which replaces one of that name, or joins a store."""
     network = _network(recipe)
-    _demand_held_out(recipe)
+    calibration_set = None if recipe.calibration is None else read_calibration_set(recipe.calibration.set)
+    _demand_held_out(recipe, calibration_set)
     say(f"export {recipe.checkpoint}")
     model = export_onnx(network)
-    ranges = _ranges(recipe, model)
+    ranges = _ranges(recipe, calibration_set, model)
     say(f"verify the export against PyTorch on {len(recipe.golden_images)} golden images")
-    source = _source(recipe, network, model)
+    source = _source(recipe, network, model, calibration_set)
     asked: tuple[Precision, ...] = get_args(Precision) if recipe.precision == "auto" else (recipe.precision,)
     candidates = [make_candidate(source, recipe, p, ranges.amax, say, progress or SilentProgress()) for p in asked]
     for candidate in candidates:
@@ -80,7 +81,7 @@ def _network(recipe: Recipe) -> LandmarkNet:
     return network
 
 
-def _demand_held_out(recipe: Recipe) -> None:
+def _demand_held_out(recipe: Recipe, calibration_set: CalibrationSet | None) -> None:
     """Demand that the gate's images are there, were not trained on, and are not what INT8 was calibrated on."""
     if recipe.gate is None:
         return
@@ -89,9 +90,7 @@ def _demand_held_out(recipe: Recipe) -> None:
         gate_images = read_truths(recipe.gate.images, recipe.gate.patients)
     except ValueError as exc:
         raise RecipeError(f"[gate]: {exc}") from exc
-    if recipe.calibration is None:
-        return
-    calibrated = {entry.sha256 for entry in read_calibration_set(recipe.calibration.set).entries}
+    calibrated = {entry.sha256 for entry in calibration_set.entries} if calibration_set else set()
     if both := [path for path in gate_images if hashlib.sha256(path.read_bytes()).hexdigest() in calibrated]:
         raise RecipeError(
             f"[gate]: {len(both)} of its images are in the calibration set (the first: {both[0]}); "
@@ -104,11 +103,11 @@ def _trained_on(recipe: Recipe) -> tuple[str, ...]:
     return (*training["patients"], *training["negatives"])
 
 
-def _ranges(recipe: Recipe, model: bytes) -> Ranges:
-    if recipe.calibration is None or recipe.precision not in ("int8", "auto"):
+def _ranges(recipe: Recipe, calibration_set: CalibrationSet | None, model: bytes) -> Ranges:
+    if recipe.calibration is None or calibration_set is None or recipe.precision not in ("int8", "auto"):
         return Ranges({})
     ranges, ranges_sha256 = read_ranges(recipe.calibration.ranges)
-    chosen = read_calibration_set(recipe.calibration.set).sha256
+    chosen = calibration_set.sha256
     if ranges.calibration_set_sha256 != chosen:
         raise RecipeError(
             f"{recipe.calibration.ranges} was collected over the calibration set {ranges.calibration_set_sha256}, not "
@@ -118,7 +117,7 @@ def _ranges(recipe: Recipe, model: bytes) -> Ranges:
     return Ranges(amax, chosen, ranges_sha256)
 
 
-def _source(recipe: Recipe, network: LandmarkNet, model: bytes) -> Source:
+def _source(recipe: Recipe, network: LandmarkNet, model: bytes, calibration_set: CalibrationSet | None) -> Source:
     """Prepare what candidates are judged by; the exported graph must answer the golden images as PyTorch does."""
     reading = reading_of(network.config, recipe.kinds)
     inputs = tuple(golden_input(path, reading) for path in recipe.golden_images)
@@ -128,14 +127,12 @@ def _source(recipe: Recipe, network: LandmarkNet, model: bytes) -> Source:
     demand_proof(contract, ours)
     require_golden_answers(exported, contract, answers(TorchBackend(network), reading, inputs))
     found = reference_findings(network, reading, recipe)
-    return Source(network, model, reading, found, inputs, _probes(recipe, reading))
+    return Source(network, model, reading, found, inputs, _probes(calibration_set, reading))
 
 
-def _probes(recipe: Recipe, reading: Reading) -> tuple[np.ndarray, ...]:
+def _probes(calibration_set: CalibrationSet | None, reading: Reading) -> tuple[np.ndarray, ...]:
     """Return a few images of the calibration set, spread over it, as the network sees them."""
-    if recipe.calibration is None:
-        return ()
-    entries = read_calibration_set(recipe.calibration.set).entries
+    entries = calibration_set.entries if calibration_set else ()
     return tuple(golden_input(entry.path, reading) for entry in entries[:: max(1, len(entries) // PROBES)][:PROBES])
 
 
@@ -209,7 +206,7 @@ def _publish(
         return place
     files |= {f"gate.{name}": data for name, data in report_files(chosen).items()}
     manifest = _manifest(recipe, contract, chosen, ranges, source, hashes(files))
-    return publish_to_store(Store(place.folder, place.release_key), place.signing_key, manifest, files)
+    return publish_to_store(Store.for_publishing(place.folder, place.signing_key), place.signing_key, manifest, files)
 
 
 def _manifest(

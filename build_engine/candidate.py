@@ -12,12 +12,12 @@ from build_engine.compile import compile_engine
 from build_engine.compiled import Compiled, CompileSettings, Progress
 from build_engine.half import to_half
 from build_engine.quantize import Form, quantisable_layers, quantise
-from build_engine.recipe import Precision, Recipe, RecipeError
+from build_engine.recipe import Recipe, RecipeError
 from build_engine.sensitivity import LayerEffect, sensitivity
 from build_engine.verify import GateResult, run_gate
 from edge.backends import Backend
 from edge.backends.onnxruntime import OnnxRuntimeBackend
-from edge.contract import Reading
+from edge.contract import Precision, Reading
 from edge.errors import BackendFailed
 from landmarknet.decode import TorchBackend
 from landmarknet.evaluate import Finding, find

@@ -10,8 +10,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from build_engine.quantize import BuildError
-
-Flavour = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+from edge.contract import Flavour
 
 
 class CompileError(BuildError):

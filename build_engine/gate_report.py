@@ -137,12 +137,12 @@ def gate_picture(result: GateResult, title: str) -> bytes:
 
     figure = Figure(figsize=(4 * len(result.kinds), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}: {'passed' if result.passed else 'NOT passed'}")
+    figure.suptitle(f"{title}: {'passed' if result.passed else 'NOT passed'} (circle: limit at 99 %)")
     limit = result.limits.shift_net_px
     reach = max([1.3 * limit, *(1.1 * m.net_px for kind in result.kinds for m in kind.moves)])
     turn = np.linspace(0, 2 * np.pi, 200)
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(result.kinds))), result.kinds, strict=True):
-        axes.plot(limit * np.cos(turn), limit * np.sin(turn), color="0.4", lw=1, label="limit at 99 %")
+        axes.plot(limit * np.cos(turn), limit * np.sin(turn), color="0.4", lw=1)
         axes.plot([m.dx_net_px for m in kind.moves], [m.dy_net_px for m in kind.moves], ".", ms=4, alpha=0.5)
         axes.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal", xlabel="right, px", ylabel="down, px")
         axes.set_title(f"{kind.kind}\n{len(kind.moves)} in both, {len(kind.lost)} lost, {len(kind.extra)} extra")

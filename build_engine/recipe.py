@@ -13,10 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from build_engine.compiled import CompileSettings
 from build_engine.quantize import BuildError
 from build_engine.verify import GateLimits
-from edge.contract import KindContract
-
-Precision = Literal["fp32", "fp16", "int8"]
-RangeMethod = Literal["max", "percentile", "entropy", "mse"]
+from calibration.ranges import Method
+from edge.contract import KindContract, Precision
 
 
 class RecipeError(BuildError):
@@ -32,7 +30,7 @@ class CalibrationSettings(_Frozen):
 
     set: Path
     ranges: Path
-    method: RangeMethod = "entropy"
+    method: Method = "entropy"
 
 
 class GateSettings(_Frozen):
@@ -44,11 +42,10 @@ class GateSettings(_Frozen):
 
 
 class StoreSettings(_Frozen):
-    """The room's store of signed releases, and the key pair of the site."""
+    """The room's store of signed releases, and the key of the site."""
 
     folder: Path
     signing_key: Path  # the private key; it stays where releases are made
-    release_key: Path  # the public key, which the room has, too
 
 
 class Recipe(_Frozen):

@@ -21,16 +21,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from build_engine.compiled import Compiled, CompileError, CompileSettings, Flavour, Progress, demand_delivered
+from build_engine.compiled import Compiled, CompileError, CompileSettings, Progress, demand_delivered
 from build_engine.quantize import count_precisions
 from edge.backends.cuda import DeviceFacts, device_facts
+from edge.backends.tensorrt import MODULES
+from edge.contract import Flavour
 from edge.errors import BackendFailed
 
 if TYPE_CHECKING:  # the stubs of both are in typings/
     import tensorrt as trt
     import tensorrt_rtx_bindings as rtx
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
 OLDEST = {"tensorrt": (10, 16), "tensorrt_rtx": (1, 7)}
 INTERRUPTIBLE_S = 0.2  # how often a waiting thread looks for an interrupt
 TYPES = {"int8": "int8", "fp16": "fp16", "half": "fp16", "fp32": "fp32", "float": "fp32"}  # words of the inspector

@@ -13,6 +13,8 @@ from edge.errors import BadRelease
 CONTRACT_SCHEMA: Final = "landmarknet-edge/contract/2"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Flavour = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+Precision = Literal["fp32", "fp16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -68,8 +70,8 @@ class Contract(Reading):
     golden_sha256: Sha256
     checkpoint_sha256: Sha256
     calibration_set_sha256: Sha256 | None
-    flavour: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
-    precision: Literal["fp32", "fp16", "int8"]
+    flavour: Flavour
+    precision: Precision
     golden_tolerance_net_px: float
     golden_tolerance_score: float
     trained_on: Annotated[

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from edge.contract import Contract, Sha256
+from edge.contract import Contract, Flavour, Precision, Sha256
 from edge.errors import BadRelease
 from edge.signature import verify
 
@@ -53,12 +53,12 @@ class Manifest(BaseModel):
     calibration_set_sha256: Sha256 | None
     ranges_sha256: Sha256 | None
     recipe_sha256: Sha256
-    flavour: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    flavour: Flavour
     flavour_version: str
     gpu: Annotated[str | None, Field(description="compiled on this one; null: compiled without, or for the CPU")]
     compute_capability: Annotated[str | None, Field(description='compiled for, such as "8.9"; null: not for one')]
     driver: str | None
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     delivered: Annotated[dict[str, int], Field(description="layers by precision, read back from what was compiled")]
     gate: Annotated[dict[str, Any], Field(description='what the gate found; "passed" is its verdict')]
 

@@ -240,7 +240,7 @@ def calibrated(recipe, folder, model, samples, *images):
     data_set.mkdir(parents=True)
     for path in (*samples.glob("*.dcm"), samples / "truth.json"):
         shutil.copy(path, data_set)
-    store = {"folder": folder / "store", "signing_key": folder / "site.key", "release_key": folder / "site.pub"}
+    store = {"folder": folder / "store", "signing_key": folder / "site.key"}
     changes = {
         "output": None,
         "store": store,
@@ -265,7 +265,7 @@ def int8_recipe(recipe, tmp_path, model, samples):
 @pytest.mark.usefixtures("exported")
 def test_an_int8_release_is_judged_signed_and_put_into_the_store(int8_recipe, model):
     folder = build_release(int8_recipe, lambda _: None)
-    store = Store(int8_recipe.store.folder, int8_recipe.store.release_key)
+    store = Store(int8_recipe.store.folder, int8_recipe.store.signing_key.with_suffix(".pub"))
     release = store.verify("test-onnxruntime-int8")
     assert folder == release.folder
     assert store.current() is None, "a release is not in use before someone says so"
@@ -316,7 +316,7 @@ def test_patients_that_were_trained_on_cannot_judge(int8_recipe):
 def test_an_rtx_plan_is_compiled_and_says_that_it_was_not_run(int8_recipe):
     engine = int8_recipe.engine.model_copy(update={"flavour": "tensorrt_rtx"})
     folder = build_release(int8_recipe.model_copy(update={"engine": engine, "precision": "fp16"}), lambda _: None)
-    release = Store(int8_recipe.store.folder, int8_recipe.store.release_key).verify(folder.name)
+    release = Store(int8_recipe.store.folder, int8_recipe.store.signing_key.with_suffix(".pub")).verify(folder.name)
     assert (release.contract.flavour, release.contract.model_file) == ("tensorrt_rtx", "model.plan")
     assert release.manifest.delivered["fp16"] > 0
     if release.manifest.gpu is None:
