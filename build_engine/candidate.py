@@ -76,22 +76,44 @@ def make_candidate(
 def give_back_layers(
     attempt: Callable[[tuple[str, ...]], Candidate], effects: Callable[[], tuple[LayerEffect, ...]], say: Say
 ) -> Candidate:
-    """Return the first attempt that passes: with no layer in float, then the worst one, two, four and so on.
+    """Return the attempt that passes with the fewest layers in float, the worst ones first.
 
-    The last attempt, refused, where none passes: with every layer in float it would, and be INT8 in name alone.
+    Twice as many each time, later half of what is left, until one passes; then between that and the last refused. The
+    last attempt, refused, where none passes: with every layer in float it would, and be INT8 in name alone.
     """
     candidate = attempt(())
-    order: tuple[LayerEffect, ...] = ()
-    while candidate.gate is not None and not candidate.gate.passed:
-        say(f"gate: {'; '.join(candidate.gate.faults)}")
-        order = order or effects()
-        more = max(1, 2 * len(candidate.kept_float))
-        if more >= len(order):
-            break
-        keep = tuple(effect.layer for effect in order[:more])
-        say(f"{more} of {len(order)} layers go back to float: {', '.join(keep)}")
-        candidate = attempt(keep)
+    if _passes(candidate, say):
+        return candidate
+    order = effects()
+
+    def with_worst_in_float(number: int) -> Candidate:
+        keep = tuple(effect.layer for effect in order[:number])
+        say(f"{number} of {len(order)} layers go back to float: {', '.join(keep)}")
+        return attempt(keep)
+
+    refused = kept = 0
+    passes = False
+    while not passes and refused < len(order) - 1:
+        kept = max(1, min(2 * refused, (refused + len(order)) // 2))
+        candidate = with_worst_in_float(kept)
+        passes = _passes(candidate, say)
+        refused = refused if passes else kept
+    while passes and kept - refused > 1:
+        middle = (refused + kept) // 2
+        between = with_worst_in_float(middle)
+        if _passes(between, say):
+            candidate, kept = between, middle
+        else:
+            refused = middle
     return replace(candidate, effects=order)
+
+
+def _passes(candidate: Candidate, say: Say) -> bool:
+    """Return whether a candidate passed the gate, or had none to pass; say why not."""
+    if candidate.gate is None or candidate.gate.passed:
+        return True
+    say(f"gate: {'; '.join(candidate.gate.faults)}")
+    return False
 
 
 def _attempt(

@@ -37,12 +37,21 @@ def test_what_passes_at_once_gives_no_layer_back_and_measures_none():
     assert chosen.kept_float == ()
 
 
-def test_the_layers_with_the_largest_effect_go_back_first_twice_as_many_each_time():
-    attempt, asked = attempts_that_pass_with("b")
-    chosen = give_back_layers(attempt, lambda: ORDER, lambda _: None)
-    assert asked == [(), ("d",), ("d", "c"), ("d", "c", "b", "a")]
-    assert chosen.gate.passed
-    assert chosen.effects == ORDER
+def test_the_layers_with_the_largest_effect_go_back_first_twice_as_many_each_time_then_half_of_the_rest():
+    attempt, asked = attempts_that_pass_with("e")
+    give_back_layers(attempt, lambda: tuple(LayerEffect(name, 1.0) for name in "abcd" * 8), lambda _: None)
+    assert [len(keep) for keep in asked] == [0, 1, 2, 4, 8, 16, 24, 28, 30, 31], "32 in float would be no INT8"
+
+
+def test_no_more_layers_go_back_than_have_to():
+    layers = tuple(LayerEffect(str(number), 32.0 - number) for number in range(32))
+    for needed in range(31):
+        attempt, asked = attempts_that_pass_with(str(needed))
+        chosen = give_back_layers(attempt, lambda: layers, lambda _: None)
+        assert chosen.gate.passed
+        assert chosen.effects == layers
+        assert len(chosen.kept_float) == needed + 1
+        assert len(set(asked)) == len(asked), "an attempt takes minutes"
 
 
 def test_int8_in_name_alone_is_not_tried():
@@ -50,6 +59,12 @@ def test_int8_in_name_alone_is_not_tried():
     chosen = give_back_layers(attempt, lambda: ORDER, lambda _: None)
     assert max(map(len, asked)) == 4, "all five in float would be no INT8"
     assert not chosen.gate.passed
+
+
+def test_a_single_layer_has_nothing_to_give_back():
+    attempt, asked = attempts_that_pass_with("d")
+    assert not give_back_layers(attempt, lambda: ORDER[:1], lambda _: None).gate.passed
+    assert asked == [()]
 
 
 def test_auto_takes_the_fastest_that_passes():
