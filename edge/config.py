@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tomllib
+from datetime import time
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -34,8 +35,26 @@ StalePolicy = Literal[
 ]
 
 
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClinicHours(_Frozen):
+    """Hours of local time in which an image should come at least every ``silence_min`` minutes."""
+
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1)] = ("mon", "tue", "wed", "thu", "fri")
+    begin: time
+    end: time
+    silence_min: Count = 120
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if self.end <= self.begin:
+            raise ValueError("clinic_hours: end must be after begin, on the same day; write hours over midnight twice")
+        return self
 
 
 class DropFolderConfig(_Frozen):
@@ -43,6 +62,11 @@ class DropFolderConfig(_Frozen):
 
     path: AbsolutePath
     results_dir: AbsolutePath | None = None  # None: beside each image; otherwise a tree that mirrors the drop folder
+    events: StrictBool = True  # listen to inotify, too; False for a network share, where it hears nothing
+    settle_s: Seconds | None = None  # this and the next two: None, as for all drop folders
+    sweep_s: Seconds | None = None
+    incomplete_after_s: Seconds | None = None
+    clinic_hours: tuple[ClinicHours, ...] = ()  # when silence is alarming
 
     def trees(self) -> tuple[Path, ...]:
         """Return the folders below which results of this drop folder can appear."""
@@ -62,6 +86,14 @@ class Config(_Frozen):
     stale: StalePolicy = "refuse"  # what a release of the store does on a machine that it was not built for
     threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
     overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
+    state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.state.state_folder`
+    largest_file_mb: Count = 256  # larger files are refused unread
+    read_memory_mb: Count = 1024  # of the process that reads an image, and its seconds
+    read_s: Seconds = 15.0
+    infer_s: Seconds = 120.0  # after so long without an answer the worker is ended and started anew
+    keep_days: Count = 400  # of the journal's finished files and of the audit log
+    metrics_port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None  # Prometheus, on loopback only
+    constancy_at: time | None = time(5, 0)  # local time of the daily run of the golden images; None: never
 
     @model_validator(mode="after")
     def _no_two_drop_folders_meet(self) -> Self:

@@ -10,11 +10,16 @@
     ├── TryAgain                the surroundings: back off, come back to the same file
     │   ├── ImageUnreadable     the operating system could not read the file just now
     │   ├── InferenceFailed     the backend failed on an image it was ready for: device, memory
+    │   ├── ReaderDied          the process that reads images died of this file, or took too much for it
+    │   ├── WorkerDied          the process that finds landmarks died with this file in hand
+    │   ├── DeviceLost          the accelerator is gone for this process: a new one may have it again
+    │   ├── SpoolFull           no space for working copies and the journal: nothing is claimed until there is
     │   ├── FolderUnavailable   a drop folder vanished or cannot be listed
     │   └── ResultsNotWritable  a result could not be stored: permissions, space, share
     └── Stop                    this process: exit, a restart cannot help (status 78)
         ├── BadConfig           the configuration does not say what to do
         ├── BadRelease          the engine release is missing, not signed, or does not match its own contract
+        ├── StateUnusable       journal or spool cannot be used: permissions, damage, another daemon has them
         ├── BackendFailed       the backend cannot run the release, or does not reproduce its golden answers
         └── StoreNotWritable    the store of releases could not be changed: permissions, space
 
@@ -71,6 +76,22 @@ class InferenceFailed(TryAgain):
     """The backend failed on an image although it was ready: a device fault, memory."""
 
 
+class ReaderDied(TryAgain):
+    """The process that reads images died of this file, or took more memory or time than it may; twice: refused."""
+
+
+class WorkerDied(TryAgain):
+    """The process that finds landmarks died, or was ended for taking too long, with this file in hand; as above."""
+
+
+class DeviceLost(TryAgain):
+    """The accelerator cannot be used by this process any more; the worker is started anew. Not the file's fault."""
+
+
+class SpoolFull(TryAgain):
+    """No space is left for working copies or the journal; nothing is claimed until there is."""
+
+
 class FolderUnavailable(TryAgain):
     """A drop folder vanished or cannot be listed."""
 
@@ -91,6 +112,10 @@ class BadConfig(Stop):
 
 class BadRelease(Stop):
     """The engine release is missing, not signed, or does not match its own contract."""
+
+
+class StateUnusable(Stop):
+    """The journal or the spool cannot be used: permissions, damage, or another daemon has them."""
 
 
 class BackendFailed(Stop):
