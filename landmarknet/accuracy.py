@@ -37,7 +37,6 @@ from landmarknet.report import (
 from landmarknet.robustness import NUISANCES, find_changed, find_in_parallel_beam, find_without_geometry
 from landmarknet.simulate_files import EMPTY_FIELDS
 from landmarknet.study import Fold, Study
-from landmarknet.train import TrainConfig
 
 Say = Callable[[str], None]
 
@@ -84,12 +83,7 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
 
 def evaluate_fold(study: Study, fold: Fold, say: Say) -> FoldResult:
     """Choose a fold's operating point on its validation patients, then look at its test patients."""
-    return evaluate_training(study, fold, study.fold_config(fold), say)
-
-
-def evaluate_training(study: Study, fold: Fold, config: TrainConfig, say: Say) -> FoldResult:
-    """Evaluate a training that left a fold's patients out."""
-    images = Path(study.images)
+    config, images = study.fold_config(fold), Path(study.images)
     weights = Path(config.output) / "weights.pt"
     checkpoint = load_checkpoint(weights)
     demand_same_training(checkpoint, config.to_dict(), weights)
@@ -150,14 +144,14 @@ def _cross_validation(
     untouched = [f for f in accepted if f.patient not in study.validation]
     return f"""## Cross-validation over patients
 
-Grouped folds of the shipped recipe, {study.fold_coarse_steps} coarse and {study.fold_steps} fine steps each (the
-shipped model had {_steps(study)}, and more patients): every patient is tested on once.
+Grouped folds of the shipped recipe, {study.fold_steps} steps each (the shipped model had {study.recipe().steps},
+and more patients): every patient is tested on once.
 
 {folds}
 
 {accuracy_table(accepted, kinds)}
 
-The recipe was chosen on {", ".join(study.validation)}. Without it:
+Choices of the recipe were made on {", ".join(study.validation)}. Without them:
 
 {accuracy_table(untouched, kinds)}
 
@@ -168,11 +162,6 @@ The recipe was chosen on {", ".join(study.validation)}. Without it:
 
 ![PCK against distance](accuracy/pck.png)
 ![Deviation](accuracy/deviation.png)"""
-
-
-def _steps(study: Study) -> str:
-    recipe = study.recipe()
-    return f"{recipe.coarse.steps if recipe.coarse else 0} and {recipe.steps}"
 
 
 def _floors(study: Study, results: list[FoldResult], say: Say) -> str:
@@ -245,7 +234,7 @@ def _release(study: Study, engine: Engine, patients: list[str]) -> str:
 
 
 def _scale(study: Study, results: list[FoldResult], say: Say) -> str:
-    say("scale: known and chosen by the network, fine and coarse")
+    say("scale: known and chosen by the network")
     images = Path(study.images)
     rows = {
         "from the file's geometry": [r.test for r in results],
@@ -254,9 +243,6 @@ def _scale(study: Study, results: list[FoldResult], say: Say) -> str:
         ],
     }
     table = [[name, *_mean_pck(results, found)] for name, found in rows.items()]
-    if study.recipe().coarse is not None:
-        coarse = [_coarse(study, r.fold) for r in results]
-        table.append(["the coarse stage alone", *_mean_pck(coarse, [r.test for r in coarse])])
     header = ["scale (PCK@8, mean of the folds)", *(k.kind for k in results[0].reading.kinds)]
     return "## Scale\n\n" + markdown(header, table)
 
@@ -264,14 +250,6 @@ def _scale(study: Study, results: list[FoldResult], say: Say) -> str:
 def _mean_pck(results: list[FoldResult], found: list[list[Finding]]) -> list[str]:
     values = [[_pck(findings, k) for k in r.reading.kinds] for r, findings in zip(results, found, strict=True)]
     return [percent(v) for v in np.nanmean(values, axis=0)]
-
-
-def _coarse(study: Study, fold: Fold) -> FoldResult:
-    """Return what a fold's coarse stage finds, at a scale and an operating point of its own."""
-    config = study.fold_config(fold).coarse_config
-    if config is None:
-        raise ValueError("the recipe has no coarse stage")
-    return evaluate_training(study, fold, config, lambda _: None)
 
 
 def _robustness(study: Study, engine: Engine, patients: list[str], say: Say) -> str:

@@ -23,12 +23,6 @@ from landmarknet.train import TrainConfig, train
 Change = Callable[[TrainConfig], TrainConfig]
 
 
-def whole_image(config: TrainConfig) -> TrainConfig:
-    """Return a training in which, in both stages, the whole image fills the network's square."""
-    coarse = None if config.coarse is None else replace(config.coarse, mm_per_net_px=None)
-    return replace(config, network=replace(config.network, mm_per_net_px=None), coarse=coarse)
-
-
 VARIANTS: dict[str, tuple[str, Change]] = {
     "landmarknet": ("LandmarkNet", lambda c: c),
     "no_gate": ("LandmarkNet without the gate", lambda c: replace(c, network=replace(c.network, gate=False))),
@@ -36,8 +30,9 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "hard_mining": ("LandmarkNet with hard-example mining", lambda c: replace(c, hard_share=0.25)),
     "whole_image": (
         "LandmarkNet, whole image resized as in the paper",
-        whole_image,
+        lambda c: replace(c, network=replace(c.network, mm_per_net_px=None)),
     ),
+    "unmixed": ("LandmarkNet, bodies neither warped nor mixed", lambda c: replace(c, mixed=False)),
     "dsnt": ("DSNT regression", lambda c: replace(c, network=replace(c.network, architecture="dsnt"))),
     "deeplabv3": ("DeepLabv3", lambda c: replace(c, network=replace(c.network, architecture="deeplabv3"))),
     "prm": ("Pyramid residual modules", lambda c: replace(c, network=replace(c.network, architecture="prm"))),
@@ -51,7 +46,7 @@ def variant_config(study: Study, variant: str, seed: int) -> TrainConfig:
         raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS)}")
     base = study.fold_config(study.fold(plan.fold))
     output = f"{study.output}/{variant}_{seed}"
-    base = replace(base, seed=seed, output=output, **study.length(plan.coarse_steps, plan.steps))
+    base = replace(base, seed=seed, output=output, steps=plan.steps)
     return VARIANTS[variant][1](base)
 
 
@@ -74,8 +69,7 @@ def comparison_table(study: Study) -> str:
     rows = [[VARIANTS[v][0], *_cells(study, v)] for v in study.comparison.variants]
     plan, batch = study.comparison, study.recipe().batch
     return (
-        f"Each trained on {plan.coarse_steps * batch} images at the coarse scale and {plan.steps * batch} at the fine "
-        f"one, of the same {len(study.fold_config(fold).patients)} patients "
+        f"Each trained on {plan.steps * batch} images of the same {len(study.fold_config(fold).patients)} patients "
         f"({len(study.comparison.seeds)} seed(s)), thresholds chosen on {', '.join(fold.validation)}, tested on "
         f"{', '.join(fold.test)}; PCK@8 as mean +- standard deviation over patients, then the mean deviation of those "
         "within 12 px. All have the batch, rate and scale that were chosen for LandmarkNet.\n\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,7 @@ from edge.preprocess import to_network_input
 from landmarknet.ct import CtVolume, read_ct
 from landmarknet.deformation import deform, sample_deformation
 from landmarknet.fast_head import PIXELS_PER_BLOCK, SITES_PER_BLOCK
+from landmarknet.mixed_bodies import Warp, mix_bodies, sample_warp
 from landmarknet.network import KINDS, LINE_KINDS, STRIDES, NetworkConfig
 from landmarknet.pose import VIEWS, View, sample_pose
 from landmarknet.simulate import Field, Modality, expose, field_mask, sample_exposure
@@ -150,24 +151,25 @@ class Grid:
     size: int
     mm_per_px: float | None
     sigma_px: float
-    window: int | None = None  # px of the square that a training sample shows, anywhere in it; None: all of it
 
     @staticmethod
-    def of(network: NetworkConfig, sigma_px: float = 0.0, window: int | None = None) -> Grid:
+    def of(network: NetworkConfig, sigma_px: float = 0.0) -> Grid:
         """Return the grid of a network; ``sigma_px`` is that of the targets, for training."""
-        if window is not None and (window % STRIDES[-1] or not 0 < window <= network.input_size):
-            raise ValueError(f"a window of {window} px: give a multiple of {STRIDES[-1]}, up to {network.input_size}")
-        return Grid(network.input_size, network.mm_per_net_px, sigma_px, window)
+        return Grid(network.input_size, network.mm_per_net_px, sigma_px)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """A source of samples: ``labelled`` patients, and ``negatives`` that show none of the kinds."""
+    """A source of samples: ``labelled`` patients, and ``negatives`` that show none of the kinds.
+
+    ``mixed``: samples are warped and take on the build of others, see `landmarknet.mixed_bodies`.
+    """
 
     labelled: Sequence[CachedView]
     negatives: Sequence[CachedView]
     seed: int
     grid: Grid
+    mixed: bool = True
 
     def sample(self, index: int) -> Sample:
         """Return sample ``index`` of this seed."""
@@ -178,10 +180,10 @@ class TrainingSet:
             case = draw_empty_field(modality, self.grid, rng)
         else:
             pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
-            case = draw_case(pool[int(rng.integers(len(pool)))], modality, self.grid, rng)
-        if self.grid.window is None:
-            return label(case, self.grid)
-        return label(draw_window(case, self.grid.window, rng), replace(self.grid, size=self.grid.window))
+            drawn = pool[int(rng.integers(len(pool)))]
+            others = [v for v in self.labelled if v.view == drawn.view] if self.mixed else []
+            case = draw_case(drawn, modality, self.grid, rng, others)
+        return label(case, self.grid)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -196,37 +198,33 @@ def collate(samples: Sequence[Sample]) -> Sample:
     )
 
 
-def draw_case(cached: CachedView, modality: Modality, grid: Grid, rng: np.random.Generator) -> Case:
-    """Draw one exposure, crop, turn and scale of one cached projection."""
+def draw_case(
+    cached: CachedView,
+    modality: Modality,
+    grid: Grid,
+    rng: np.random.Generator,
+    others: Sequence[CachedView] = (),
+) -> Case:
+    """Draw one exposure, crop, turn and scale of one cached projection; with ``others`` warped and mixed with one."""
     number = int(rng.integers(len(cached.paths_mm)))
     shape, mm_per_px = draw_detector(grid, rng)
     frame = draw_frame(shape, mm_per_px, rng)
-    paths, grid_mm = cut(cached.paths_mm[number], frame, shape)
+    warp = sample_warp(CACHE_SIZE, CACHE_MM_PER_PX, rng) if others else None
+    paths, grid_mm = cut(cached.paths_mm[number], frame, shape, warp)
+    if others:
+        other = others[int(rng.integers(len(others)))].paths_mm
+        other_paths, _ = cut(other[int(rng.integers(len(other)))], frame, shape)
+        paths = mix_bodies(paths, other_paths, mm_per_px, rng)
     exposure = sample_exposure(rng, modality)
     image = expose(paths, grid_mm, exposure, rng, lateral=cached.view == "lateral")
     batch, placement = to_network_input(image.numpy(), grid.size, ratio=1.0)
     points_net, visible = {}, {}
     for kind, points in cached.points_px.items():
-        points_px = (np.linalg.inv(frame) @ _homogeneous(points[number]).T).T[:, :2]
+        cache_px = warp.move(points[number]) if warp else points[number]
+        points_px = (np.linalg.inv(frame) @ _homogeneous(cache_px).T).T[:, :2]
         points_net[kind] = placement.to_net(points_px)
-        visible[kind] = _on_detector(points_px, shape) & exposed(_cache_mm(points[number]), exposure.field)
+        visible[kind] = _on_detector(points_px, shape) & exposed(_cache_mm(cache_px), exposure.field)
     return Case(batch, points_net, visible, cached.view, mm_per_px, cached.unlabelled)
-
-
-def draw_window(case: Case, size: int, rng: np.random.Generator) -> Case:
-    """Draw a square of ``size`` network px, anywhere in the input: grey levels stay those of the whole image.
-
-    What a convolutional network learns on it holds for the whole; a landmark beyond its edge counts as not shown.
-    """
-    left, top = (int(v) for v in rng.integers(0, case.batch.shape[-1] - size + 1, 2))
-    points = {kind: p - (left, top) for kind, p in case.points_net.items()}
-    inside = {kind: np.all((p >= 0) & (p <= size - 1), axis=1) for kind, p in points.items()}
-    return replace(
-        case,
-        batch=case.batch[..., top : top + size, left : left + size],
-        points_net=points,
-        visible={kind: case.visible[kind] & inside[kind] for kind in points},
-    )
 
 
 def draw_detector(grid: Grid, rng: np.random.Generator) -> tuple[tuple[int, int], float]:
@@ -259,12 +257,18 @@ def draw_frame(shape: tuple[int, int], mm_per_px: float, rng: np.random.Generato
     return frame
 
 
-def cut(paths_mm: np.ndarray, frame: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def cut(
+    paths_mm: np.ndarray, frame: np.ndarray, shape: tuple[int, int], warp: Warp | None = None
+) -> tuple[Tensor, Tensor]:
     """Sample (2, S, S) cached paths on the detector: paths (2, H, W), and each pixel's x, y in mm, +y up."""
     rows, columns = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
     detector = torch.stack((columns, rows, torch.ones_like(rows)), dim=-1).float()
     cache_px = detector @ torch.from_numpy(frame[:2].T.astype(np.float32))  # (H, W, 2)
-    unit = cache_px * (2 / (CACHE_SIZE - 1)) - 1
+    looked_at = cache_px
+    if warp is not None:
+        moved = warp.displacement(cache_px.reshape(-1, 2).numpy())
+        looked_at = cache_px + torch.from_numpy(moved.astype(np.float32)).reshape(cache_px.shape)
+    unit = looked_at * (2 / (CACHE_SIZE - 1)) - 1
     source = torch.from_numpy(paths_mm).float()[None]
     paths = F.grid_sample(source, unit[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
     centred = (cache_px - (CACHE_SIZE - 1) / 2) * CACHE_MM_PER_PX

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,7 +30,6 @@ class Comparison:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     fold: str
-    coarse_steps: int  # of the recipe's coarse stage, where it has one
     steps: int
     seeds: tuple[int, ...]
     variants: tuple[str, ...]
@@ -48,7 +47,6 @@ class Study:
     validation: tuple[str, ...]  # where the shipped model's choices were made
     validation_negatives: tuple[str, ...]
     test_negatives: tuple[str, ...]  # neither trained nor tuned on
-    fold_coarse_steps: int
     fold_steps: int
     folds: tuple[Fold, ...]
     comparison: Comparison
@@ -69,13 +67,8 @@ class Study:
             self.recipe(),
             output=f"{self.output}/fold_{fold.name}",
             patients=tuple(p for p in self.patients if p not in held_out),
-            **self.length(self.fold_coarse_steps, self.fold_steps),
+            steps=self.fold_steps,
         )
-
-    def length(self, coarse_steps: int, steps: int) -> dict[str, Any]:
-        """Return the changes that give the recipe's stages these lengths."""
-        coarse = self.recipe().coarse
-        return {"steps": steps, "coarse": None if coarse is None else replace(coarse, steps=coarse_steps)}
 
     def fold(self, name: str) -> Fold:
         """Return the fold of a name."""

@@ -16,7 +16,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,22 +44,6 @@ LOG_HEADER = ("step", "learning_rate", "heatmaps", "levels", "presence", "second
 
 
 @dataclass(frozen=True)
-class CoarseStage:
-    """A first training of the same network, on the same patients, where all of a thorax fits a small input.
-
-    What it learns at ``mm_per_net_px`` is where the finer training starts (docs/adr/0009).
-    """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    steps: int
-    input_size: int
-    mm_per_net_px: float | None
-    sigma_net_px: float
-    peak_rate: float
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """One training. Patients that are not named are never read: hold a patient out by leaving it out."""
 
@@ -84,26 +68,8 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 50
     sigma_net_px: float = PAPER_SIGMA_NET_PX  # of the targets
-    window: int | None = None  # px of the network's square that a sample shows; None: all of it (docs/adr/0009)
-    coarse: CoarseStage | None = None
-
-    @property
-    def coarse_config(self) -> TrainConfig | None:
-        """Return the first stage as a training of its own, in a folder within this one's."""
-        if self.coarse is None:
-            return None
-        network = replace(self.network, input_size=self.coarse.input_size, mm_per_net_px=self.coarse.mm_per_net_px)
-        return replace(
-            self,
-            network=network,
-            steps=self.coarse.steps,
-            sigma_net_px=self.coarse.sigma_net_px,
-            peak_rate=self.coarse.peak_rate,
-            window=None,
-            coarse=None,
-            output=f"{self.output}/coarse",
-        )
-
+    mixed: bool = True  # bodies are warped and take on the build of others (docs/adr/0009)
+    clip_norm: float = 5.0  # of the gradient
     hard_share: float = 0.0  # of a batch's images, those with the largest error, count twice
     level_share: float = LEVEL_SHARE  # weight of the intermediate supervision; 0 trains without it
 
@@ -134,8 +100,8 @@ def training_set(config: TrainConfig) -> TrainingSet:
     def views(patients: Iterable[tuple[Path, int]]) -> list[CachedView]:
         return [view for ct, poses in patients for view in cache_views(ct, cache, poses, config.seed)]
 
-    grid = Grid.of(config.network, config.sigma_net_px, config.window)
-    return TrainingSet(views(_labelled(config)), views(_negatives(config)), config.seed, grid)
+    grid = Grid.of(config.network, config.sigma_net_px)
+    return TrainingSet(views(_labelled(config)), views(_negatives(config)), config.seed, grid, config.mixed)
 
 
 def _labelled(config: TrainConfig) -> list[tuple[Path, int]]:
@@ -193,7 +159,6 @@ def _end_with_parent() -> None:
 def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step: None) -> Path:
     """Train, or go on from ``output/last.pt``; return the path of ``weights.pt``, the averaged weights alone.
 
-    A coarse stage is trained first, unless its own ``weights.pt`` is there.
     Raises `ValueError` where ``last.pt`` comes from another configuration. ``after_save`` hears the number of steps
     done after each checkpoint, in a training of one process.
     """
@@ -202,8 +167,6 @@ def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step:
     last = output / "last.pt"
     if last.exists():
         demand_same_training(load_checkpoint(last), config.to_dict(), last)
-    if config.coarse_config is not None:
-        _train_once(config.coarse_config)
     fill_cache(config)  # before the processes share it
     if config.processes == 1:
         _train_process(0, config, "", after_save)
@@ -212,15 +175,6 @@ def train(config: TrainConfig, after_save: Callable[[int], None] = lambda _step:
         spawn(_train_process, args=(config, rendezvous), nprocs=config.processes)
     save_checkpoint(output / "weights.pt", weights_only(load_checkpoint(last)))
     return output / "weights.pt"
-
-
-def _train_once(config: TrainConfig) -> None:
-    """Train, unless that was done."""
-    weights = Path(config.output) / "weights.pt"
-    if weights.exists():
-        demand_same_training(load_checkpoint(weights), config.to_dict(), weights)
-    else:
-        train(config)
 
 
 def keep_freed_memory() -> None:
@@ -277,11 +231,8 @@ def _train_process(
 
 
 def _new_model(config: TrainConfig) -> Network:
-    """Start from the coarse stage, or without one with nearly empty heatmaps and open gates."""
+    """Start with nearly empty heatmaps and open gates."""
     model = new_network(config.network, config.head)
-    if config.coarse_config is not None:
-        model.load_state_dict(load_checkpoint(Path(config.coarse_config.output) / "weights.pt").averaged)
-        return model
     for out in model.heatmap_layers():
         nn.init.normal_(out.weight, std=0.01)
         if out.bias is not None:
@@ -323,6 +274,7 @@ def _step(
         terms = loss_terms(prediction, sample, config.sigma_net_px, config.hard_share, config.level_share)
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
     return {name: float(value.detach()) for name, value in terms.items()}
 

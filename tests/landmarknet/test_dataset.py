@@ -18,12 +18,11 @@ from landmarknet.dataset import (
     draw_detector,
     draw_empty_field,
     draw_frame,
-    draw_window,
     label,
     line_through,
     unlabelled_kinds,
 )
-from landmarknet.network import KINDS, NetworkConfig
+from landmarknet.network import KINDS
 
 BALL_PX = np.array((215.0, 184.0))
 WHOLE, FIXED = Grid(192, None, 1.5), Grid(192, 1.6, 1.5)
@@ -117,34 +116,6 @@ def test_what_lies_outside_the_detector_or_under_the_jaws_is_not_shown():
             assert (point <= 191.5).all()
         assert len(case.shown("tracheal_bifurcation")) == visible
     assert 10 < sum(shown) < 50
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_a_window_is_a_cut_of_the_input_and_its_labels(seed):
-    rng = np.random.default_rng(seed)
-    whole = draw_case(view_with_a_ball(), "kv", FIXED, rng)
-    part = draw_window(whole, 96, rng)
-    assert part.batch.shape == (1, 1, 96, 96)
-    (left, top), *_ = whole.points_net["louis_angle"] - part.points_net["louis_angle"]
-    assert np.array_equal(part.batch, whole.batch[..., int(top) : int(top) + 96, int(left) : int(left) + 96])
-    for kind in KINDS:
-        x, y = part.points_net[kind].T
-        inside = (x >= 0) & (x <= 95) & (y >= 0) & (y <= 95)
-        assert np.array_equal(part.visible[kind], whole.visible[kind] & inside)
-
-
-def test_a_training_sample_is_as_large_as_its_window():
-    windowed = TrainingSet([view_with_a_ball()], [], 3, Grid(192, 1.6, 1.5, 96))
-    sample = windowed.sample(5)
-    assert (sample.image.shape, sample.target.shape) == ((1, 96, 96), (4, 72, 72))
-    assert [level.shape[-1] for level in sample.by_level] == [24, 12, 6, 3]
-    assert torch.equal(sample.image, windowed.sample(5).image)
-
-
-@pytest.mark.parametrize("window", [0, 100, 224])
-def test_a_window_that_the_strides_or_the_input_do_not_allow_is_refused(window):
-    with pytest.raises(ValueError, match="multiple of 32, up to 192"):
-        Grid.of(NetworkConfig(input_size=192), 1.5, window)
 
 
 def test_an_empty_field_shows_nothing_and_denies_every_kind():

@@ -19,7 +19,6 @@ from landmarknet.checkpoint import demand_same_training, load_checkpoint, load_n
 from landmarknet.network import NetworkConfig
 from landmarknet.train import (
     LOG_HEADER,
-    CoarseStage,
     TrainConfig,
     drop_rows,
     fill_cache,
@@ -124,31 +123,13 @@ def test_a_row_that_a_power_cut_left_half_written_is_dropped(tmp_path):
     assert log.read_text().splitlines() == [",".join(LOG_HEADER), "0,1e-3,3.0,0.2,0.1,4.0"]
 
 
-COARSE = CoarseStage(steps=2, input_size=64, mm_per_net_px=2.0, sigma_net_px=1.5, peak_rate=1e-3)
-
-
-def test_a_fine_training_starts_where_its_coarse_stage_ended(config, tmp_path):
-    still = replace(config, output=str(tmp_path / "two"), coarse=COARSE, steps=1, peak_rate=0.0, weight_decay=0.0)
-    fine = load_checkpoint(train(still))
-    coarse = load_checkpoint(tmp_path / "two/coarse/weights.pt")
-    assert (coarse.network.input_size, coarse.network.mm_per_net_px) == (64, 2.0)
-    assert fine.network == config.network
-    assert (coarse.step, fine.step) == (2, 1)
-    assert coarse.training["patients"] == fine.training["patients"]
-    weights = [name for name in fine.averaged if "running" not in name and "num_batches" not in name]
-    assert all(torch.equal(fine.averaged[name], coarse.averaged[name]) for name in weights)
-
-
-def test_a_coarse_stage_is_trained_once_and_by_the_same_recipe_only(config, tmp_path):
-    staged = replace(config, output=str(tmp_path / "two"), coarse=COARSE)
-    train(staged)
-    trained = (tmp_path / "two/coarse/weights.pt").stat().st_mtime_ns
-    (tmp_path / "two/last.pt").unlink()
-    train(staged)
-    assert (tmp_path / "two/coarse/weights.pt").stat().st_mtime_ns == trained
-    (tmp_path / "two/last.pt").unlink()
-    with pytest.raises(ValueError, match="another configuration \\(peak_rate"):
-        train(replace(staged, coarse=replace(COARSE, peak_rate=2e-3)))
+def test_a_gradient_beyond_the_clip_norm_moves_no_weight_further(config, tmp_path):
+    # one step of plain descent is the gradient itself; AdamW's first step has the size of its sign instead
+    tight = load_checkpoint(train(replace(config, output=str(tmp_path / "tight"), clip_norm=1e-6, steps=1)))
+    loose = load_checkpoint(train(replace(config, output=str(tmp_path / "loose"), clip_norm=1e6, steps=1)))
+    assert tight.training["clip_norm"] == 1e-6
+    moved = [not torch.equal(tight.averaged[name], loose.averaged[name]) for name in tight.averaged]
+    assert any(moved)
 
 
 def test_curves_are_drawn_with_every_checkpoint(config, tmp_path):
