@@ -18,6 +18,9 @@ def build(
     flavour: Annotated[
         str | None, typer.Option(help="onnxruntime, tensorrt or tensorrt_rtx, instead of the recipe's")
     ] = None,
+    release: Annotated[
+        str | None, typer.Option(help="name of the release, instead of the recipe's: a store keeps each name once")
+    ] = None,
 ) -> None:
     """Export the checkpoint of a recipe, choose its precision, compile, verify and publish the release."""
     from build_engine.build import build_release
@@ -29,7 +32,7 @@ def build(
 
     console = Console(stderr=True)
     try:
-        asked = read_recipe(recipe, precision, flavour)
+        asked = read_recipe(recipe, precision, flavour, release)
         with ConsoleProgress(console) as progress:
             folder = build_release(asked, lambda line: console.print(line, soft_wrap=True, markup=False), progress)
     except (BuildError, CalibrationError, EdgeError) as exc:

@@ -14,6 +14,7 @@ import onnx
 
 from build_engine.compiled import Compiled, CompileError, CompileSettings, Progress, demand_delivered
 from build_engine.quantize import count_precisions
+from edge.backends.onnxruntime import import_onnxruntime
 
 CPU_INT8 = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulIntegerToFloat", "MatMulInteger"}
 CPU_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
@@ -34,9 +35,7 @@ def compile_onnxruntime(graph: bytes) -> Compiled:
     INT8 must arrive as integer kernels. float16 need not: on processors without it float16 is stored and float32
     computed, which ``delivered`` and a note say.
     """
-    import onnxruntime as ort
-
-    version = str(ort.__version__)
+    version = str(import_onnxruntime().__version__)
     delivered, requested = _count_optimised(graph), count_precisions(graph)
     if requested["int8"] != delivered["int8"]:
         hint = 'Q/DQ of another form? quantise(..., form="onnxruntime") has the one that ONNX Runtime fuses'
@@ -48,8 +47,7 @@ def compile_onnxruntime(graph: bytes) -> Compiled:
 
 
 def _count_optimised(graph: bytes) -> dict[str, int]:
-    import onnxruntime as ort
-
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # it warns that a graph optimised for this processor is for this processor
     with tempfile.TemporaryDirectory() as folder:

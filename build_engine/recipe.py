@@ -93,16 +93,18 @@ class Recipe(_Frozen):
         return hashlib.sha256(settings.encode()).hexdigest()
 
 
-def read_recipe(path: Path, precision: str | None = None, flavour: str | None = None) -> Recipe:
-    """Read a recipe, with another precision or flavour where one is given; raise `RecipeError` naming what is wrong.
+def read_recipe(
+    path: Path, precision: str | None = None, flavour: str | None = None, release: str | None = None
+) -> Recipe:
+    """Read a recipe, with another precision, flavour or name where given; raise `RecipeError` naming what is wrong.
 
     ``kinds`` may name a file that holds them: what ``landmarknet-train operating-point`` printed.
     """
     asked = _toml(path)
     if isinstance(asked.get("kinds"), str):
         asked["kinds"] = _toml(Path(asked["kinds"])).get("kinds", [])
-    if precision is not None:
-        asked["precision"] = precision
+    named = {"precision": precision, "release": release}
+    asked |= {key: value for key, value in named.items() if value is not None}
     if flavour is not None:
         asked["engine"] = {**asked.get("engine", {}), "flavour": flavour}
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from calibration.calibration_set import CalibrationError, CalibrationSet, images
 from calibration.observers import METHODS, Histogram, amax, empty_histogram, observe
 from calibration.ranges import ActivationRanges, coarse
+from edge.backends.onnxruntime import import_onnxruntime
 from edge.contract import Contract, Reading
 from edge.detect import scale_ratios
 from edge.preprocess import to_network_input
@@ -106,8 +107,8 @@ def with_outputs(model: ModelProto, tensors: tuple[str, ...]) -> bytes:
 def _open(data: bytes, threads: int) -> tuple[tuple[str, ...], Any]:
     """Return the tensors to observe, and a session of ONNX Runtime that gives them, the graph run as it is written."""
     import onnx
-    import onnxruntime as ort
 
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads

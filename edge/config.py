@@ -12,7 +12,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
 from edge.errors import BadConfig
 
@@ -35,6 +44,9 @@ StalePolicy = Literal[
 ]
 
 
+TimeOrNever = Annotated[
+    time | None, BeforeValidator(lambda value: None if value == "never" else value)
+]  # TOML: no null
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -93,7 +105,7 @@ class Config(_Frozen):
     infer_s: Seconds = 120.0  # after so long without an answer the worker is ended and started anew
     keep_days: Count = 400  # of the journal's finished files and of the audit log
     metrics_port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None  # Prometheus, on loopback only
-    constancy_at: time | None = time(5, 0)  # local time of the daily run of the golden images; None: never
+    constancy_at: TimeOrNever = time(5, 0)  # local time of the daily run of the golden images; "never" is None
 
     @model_validator(mode="after")
     def _no_two_drop_folders_meet(self) -> Self:

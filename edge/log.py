@@ -6,20 +6,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 LEVELS = ("debug", "info", "warning", "error")
+SYSLOG_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
-def open_log(stream: TextIO | None = None, level: str = "info") -> FilteringBoundLogger:
+def open_log(
+    stream: TextIO | None = None, level: str = "info", environment: Mapping[str, str] = os.environ
+) -> FilteringBoundLogger:
     """Return a logger that writes events of ``level`` and above to ``stream``, or to standard error.
 
-    ``level`` is one of `LEVELS`. Nothing global is configured: whoever logs is given the logger.
+    ``level`` is one of `LEVELS`. Nothing global is configured: whoever logs is given the logger. To the journal each
+    line says its level as ``<3>`` to ``<7>`` (sd-daemon(3)), so that ``journalctl -p warning`` finds it.
     """
+    to_journal = stream is None and _is_journal(sys.stderr, environment)
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.WriteLogger(stream or sys.stderr),
         processors=[
@@ -28,6 +35,7 @@ def open_log(stream: TextIO | None = None, level: str = "info") -> FilteringBoun
             structlog.processors.format_exc_info,
             _printable,
             structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False),
+            *([_with_syslog_level] if to_journal else []),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         context_class=dict,
@@ -43,3 +51,16 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 def _on_one_line(text: str) -> str:
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _with_syslog_level(_logger: WrappedLogger, method: str, line: Any) -> str:
+    return f"<{SYSLOG_LEVELS.get(method, 3)}>{line}"
+
+
+def _is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Tell whether a stream leads to the journal: systemd.exec(5), $JOURNAL_STREAM."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import numpy as np
 
 from edge.backends import Inference
 from edge.errors import BackendFailed, InferenceFailed
 
 
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime with its telemetry off, and return it.
+
+    1.32 else writes a device ID and a database into the user's home, keeps a thread for them, and knows an address to
+    send them to. The room sends nothing anywhere.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when its first environment is made
+    import onnxruntime
+
+    return onnxruntime
+
+
 class OnnxRuntimeBackend:
     """Run ``model.onnx``; threads that wait sleep instead of spinning, since the workstation is not ours alone."""
 
     def __init__(self, model: bytes, threads: int, precision: str) -> None:
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -1,4 +1,5 @@
 import contextlib
+from datetime import time
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,10 @@ def test_any_text_gives_a_config_or_a_bad_config(tmp_path_factory, text):
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     with contextlib.suppress(BadConfig):
         read_config(file)
+
+
+@pytest.mark.parametrize(("written", "meant"), [('"never"', None), ("06:30:00", time(6, 30)), ('"06:30"', time(6, 30))])
+def test_the_daily_run_of_the_golden_images_can_be_moved_and_forgone(tmp_path, written, meant):
+    file = tmp_path / "room.toml"
+    file.write_text(f"constancy_at = {written}\n")
+    assert read_config(file).constancy_at == meant

@@ -1,3 +1,9 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -77,3 +83,29 @@ def test_the_shipped_graph_answers_in_the_form_of_its_contract(shipped):
         assert (rows[~used] == -1).all()
         assert (np.diff(rows[used, 2]) <= 0).all()  # best first
         assert ((rows[used, :2] >= -0.5) & (rows[used, :2] <= promise.input_size - 0.5)).all()
+
+
+def test_nothing_is_written_into_the_user_s_home_and_no_thread_waits_to_send_it(tiny_model, tmp_path):
+    model, home = tmp_path / "model.onnx", tmp_path / "home"
+    model.write_bytes(tiny_model(PEAKS))
+    home.mkdir()
+    script = (
+        "import os; from pathlib import Path; from edge.backends.onnxruntime import OnnxRuntimeBackend; "
+        f"OnnxRuntimeBackend(Path({str(model)!r}).read_bytes(), 1, 'fp32'); print(len(os.listdir('/proc/self/task')))"
+    )
+    room = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))}
+    # one thread: of this process, and numpy's pool is kept to it
+    room |= {"HOME": str(home), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=room, check=True, capture_output=True, text=True)
+    assert list(home.rglob("*")) == []
+    assert done.stdout.strip() == "1"
+
+
+def test_every_import_of_onnx_runtime_goes_through_the_one_that_keeps_it_quiet():
+    importing = [
+        path
+        for package in ("edge", "build_engine", "calibration", "landmarknet")
+        for path in Path(package).rglob("*.py")
+        if re.search(r"^\s*(import|from) onnxruntime", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == [Path("edge/backends/onnxruntime.py")]
