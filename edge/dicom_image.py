@@ -58,6 +58,7 @@ _GEOMETRY = {
     "orientation": "RTImageOrientation",
     "plane": "RTImagePlane",
     "gantry_deg": "GantryAngle",
+    "support_deg": "PatientSupportAngle",
 }
 _NUMBERS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _OTHERS = (

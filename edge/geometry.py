@@ -4,7 +4,7 @@
     y = (py - r * drow + Ty) * SAD / SID        +y up
 
 in the IEC 61217 X-ray image receptor frame, with the spacing at the receptor plane. Checked on jaw edges: +-75 mm
-measured at SID 1500, -60/80 mm at SID 1050.
+measured at SID 1500, -60/80 mm at SID 1050. Frames, signs and a worked example: docs/geometry.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ ISOCENTRE_UNCERTAIN = "isocentre_uncertain"  # scale can be trusted, absolute sh
 SID_BELOW_SAD = "sid_below_sad"  # the receptor is nearer than the isocentre
 POSITION_CONVENTION_ASSUMED = "position_convention_assumed"  # half a pixel of bias is possible
 GANTRY_UNTRUSTED = "gantry_untrusted"  # GantryAngle is 0, which some exports always write
+RECEPTOR_TRANSLATION_ASSUMED = "receptor_translation_assumed"  # taken as 0; a sag of 1.3 mm seen where it was left out
 
 Texts = tuple[str, ...] | None  # a DICOM value as written: None = absent, () = present but empty
 
@@ -30,6 +31,9 @@ _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # PS3
 _ANGLE_TOLERANCE_DEG = 0.1  # 0.35 mm at 200 mm from the beam axis
 _COSINE_TOLERANCE = math.sin(math.radians(_ANGLE_TOLERANCE_DEG))
 _POSITION_TOLERANCE = 0.1  # of a pixel; the two conventions differ by half a pixel
+_RECEPTOR_TOLERANCE_MM = 5.0  # of SID against SAD - z: a third of a percent in scale, 0.3 mm at 100 mm from the axis
+_SID_PER_SAD = 0.5, 4.0  # nearer, the receptor is inside the treatment head; farther, it is in the pit below the floor
+_SAME_ANGLE_DEG = 1.0  # a planned and a measured gantry angle of the same beam
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class GeometryTags:
     orientation: Texts = None  # RTImageOrientation, six cosines
     plane: Texts = None  # RTImagePlane
     gantry_deg: Texts = None  # GantryAngle
+    support_deg: Texts = None  # PatientSupportAngle
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class ImageGeometry:
     axes: str  # the frame of the millimetres
     sources: Mapping[str, str]  # field -> the attribute it came from
     warnings: tuple[str, ...]
+    support_deg: float | None = None  # 0..360, the turn of the couch about the vertical; None: not stated
 
     @property
     def mm_per_px_at_isocentre(self) -> tuple[float, float]:
@@ -112,8 +118,12 @@ def _geometry(tags: GeometryTags, shape: tuple[int, int], name: str) -> ImageGeo
     (sad,) = _positive(tags.sad_mm, "RadiationMachineSAD", 1)
     drow, dcol = _positive(tags.spacing_mm, "ImagePlanePixelSpacing", 2)
     _demand_upright_panel(tags)
-    first, position_source, warnings = _first_pixel(tags, shape, (drow, dcol))
+    translation, translation_source = _translation(tags.translation_mm, sid, sad)
+    first, position_source, warnings = _first_pixel(tags, shape, (drow, dcol), translation)
     gantry, gantry_source = _gantry(tags.gantry_deg)
+    support, support_source = _angle(tags.support_deg, "PatientSupportAngle")
+    if translation is None:
+        warnings = (*warnings, RECEPTOR_TRANSLATION_ASSUMED)
     if sid < sad:
         warnings = (*warnings, SID_BELOW_SAD)
     if gantry is None and "untrusted" in gantry_source:
@@ -130,9 +140,12 @@ def _geometry(tags: GeometryTags, shape: tuple[int, int], name: str) -> ImageGeo
             "sad_mm": "RadiationMachineSAD",
             "spacing_mm": "ImagePlanePixelSpacing",
             "first_pixel_mm": position_source,
+            "receptor_translation_mm": translation_source,
             "gantry_deg": gantry_source,
+            "support_deg": support_source,
         },
         warnings=warnings,
+        support_deg=support,
     )
     _demand_beam_axis_on_panel(geometry, shape)
     return geometry
@@ -184,11 +197,31 @@ def _demand_upright_panel(tags: GeometryTags) -> None:
         raise _NoGeometry("RTImageOrientation is flipped or tilted: only 1, 0, 0, 0, -1, 0 is supported")
 
 
+def _translation(texts: Texts, sid_mm: float, sad_mm: float) -> tuple[tuple[float, ...] | None, str]:
+    """Return the receptor's (x, y, z) from the isocentre, or None where it has to be taken as zero; and the source.
+
+    By PS3.3 C.8.8.2 z is SAD - SID; a file in which it is not contradicts itself, and its scale is anybody's guess.
+    """
+    low, high = _SID_PER_SAD
+    if not low <= sid_mm / sad_mm <= high:
+        raise _NoGeometry(f"RTImageSID {sid_mm:g} mm and RadiationMachineSAD {sad_mm:g} mm do not belong together")
+    translation = _optional(texts, "XRayImageReceptorTranslation", 3)
+    if translation is None:
+        return None, f"taken as zero, XRayImageReceptorTranslation is {'missing' if texts is None else 'empty'}"
+    if abs(translation[2] - (sad_mm - sid_mm)) <= _RECEPTOR_TOLERANCE_MM:
+        return translation, "XRayImageReceptorTranslation"
+    if translation == (0.0, 0.0, 0.0):
+        return None, "taken as zero, XRayImageReceptorTranslation is all zeros, also where SAD - SID is not"
+    raise _NoGeometry(
+        f"XRayImageReceptorTranslation puts the receptor {-translation[2]:g} mm beyond the isocentre, RTImageSID "
+        f"{sid_mm - sad_mm:g} mm"
+    )
+
+
 def _first_pixel(
-    tags: GeometryTags, shape: tuple[int, int], spacing: tuple[float, float]
+    tags: GeometryTags, shape: tuple[int, int], spacing: tuple[float, float], translation: tuple[float, ...] | None
 ) -> tuple[tuple[float, float], str, tuple[str, ...]]:
     """Return (x, y) of pixel (0, 0)'s centre from the beam axis, where it came from, and warnings."""
-    translation = _optional(tags.translation_mm, "XRayImageReceptorTranslation", 3)
     shift = translation[:2] if translation else (0.0, 0.0)
     moved = " + XRayImageReceptorTranslation" if translation else ""
     step = (spacing[1], -spacing[0])  # one pixel right, one pixel down
@@ -224,15 +257,49 @@ def _same(a: tuple[float, ...], b: tuple[float, ...], step: tuple[float, float])
     return all(abs(p - q) < _POSITION_TOLERANCE * abs(s) for p, q, s in zip(a, b, step, strict=True))
 
 
-def _gantry(texts: Texts) -> tuple[float | None, str]:
+def with_gantry_evidence(geometry: ImageGeometry, stated_deg: float | None, planned_deg: float) -> ImageGeometry:
+    """Return the geometry with its gantry angle trusted where the file's and the plan's agree within a degree.
+
+    ``stated_deg`` is GantryAngle as the file has it, ``planned_deg`` that of the beam that the file refers to in its RT
+    Plan (first control point). A file that states 0 is believed on the plan's word only; one that states another
+    angle than its plan is not believed at all.
+    """
+    if stated_deg is None:
+        return geometry
+    agree = abs(math.remainder(stated_deg - planned_deg, 360.0)) <= _SAME_ANGLE_DEG
+    gantry = stated_deg % 360.0 if agree else None
+    source = (
+        f"GantryAngle, as planned ({planned_deg:g})"
+        if agree
+        else f"GantryAngle {stated_deg:g}, untrusted: the plan's beam has {planned_deg:g}"
+    )
+    others = tuple(warning for warning in geometry.warnings if warning != GANTRY_UNTRUSTED)
+    return replace(
+        geometry,
+        gantry_deg=gantry,
+        axes=_axes(gantry),
+        sources={**geometry.sources, "gantry_deg": source},
+        warnings=others if agree else (*others, GANTRY_UNTRUSTED),
+    )
+
+
+def stated_angle(texts: Texts) -> float | None:
+    """Return an angle as a file states it, degrees, or None where it states none."""
+    return decimal(texts[0]) if texts and len(texts) == 1 else None
+
+
+def _angle(texts: Texts, keyword: str) -> tuple[float | None, str]:
     if not texts or not any(texts):
-        return None, f"GantryAngle is {'missing' if texts is None else 'empty'}"
-    angle = decimal(texts[0]) if len(texts) == 1 else None
-    if angle is None:
-        return None, "GantryAngle is not a number"
-    if math.remainder(angle, 360.0) == 0:
-        return None, f"GantryAngle {angle:g}, untrusted: some exports always write it"
-    return angle % 360.0, "GantryAngle"
+        return None, f"{keyword} is {'missing' if texts is None else 'empty'}"
+    angle = stated_angle(texts)
+    return (None, f"{keyword} is not a number") if angle is None else (angle % 360.0, keyword)
+
+
+def _gantry(texts: Texts) -> tuple[float | None, str]:
+    angle, source = _angle(texts, "GantryAngle")
+    if angle is not None and math.remainder(angle, 360.0) == 0:
+        return None, f"GantryAngle {stated_angle(texts):g}, untrusted: some exports always write it"
+    return angle, source
 
 
 def _demand_beam_axis_on_panel(geometry: ImageGeometry, shape: tuple[int, int]) -> None:

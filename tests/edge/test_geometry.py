@@ -9,11 +9,14 @@ from edge.geometry import (
     GANTRY_UNTRUSTED,
     ISOCENTRE_UNCERTAIN,
     POSITION_CONVENTION_ASSUMED,
+    RECEPTOR_TRANSLATION_ASSUMED,
     SID_BELOW_SAD,
     GeometryTags,
     ImageGeometry,
     decimal,
     image_geometry,
+    stated_angle,
+    with_gantry_evidence,
 )
 
 ROWS, COLUMNS = 768, 1024
@@ -70,14 +73,13 @@ def test_row_spacing_is_vertical_and_column_spacing_is_horizontal():
 
 
 def test_pixels_come_back_from_millimetres():
-    moved = known(translation_mm=texts(12.5, -3, -500), sad_mm=texts(1435))
+    moved = known(translation_mm=texts(12.5, -3, 1435 - 1500), sad_mm=texts(1435))
     np.testing.assert_allclose(moved.to_pixels(moved.to_isoplane(SOME_PX)), SOME_PX, atol=1e-9)
 
 
 def test_the_source_axis_distance_is_taken_from_the_file():
-    np.testing.assert_allclose(
-        known(sad_mm=texts(1435)).to_isoplane(SOME_PX), known().to_isoplane(SOME_PX) * 1.435, atol=EXACT_MM
-    )
+    far = known(sad_mm=texts(1435), translation_mm=texts(0, 0, 1435 - 1500))
+    np.testing.assert_allclose(far.to_isoplane(SOME_PX), known().to_isoplane(SOME_PX) * 1.435, atol=EXACT_MM)
 
 
 def test_the_receptor_translation_is_added_at_the_receptor_plane():
@@ -121,10 +123,37 @@ def test_an_image_distance_that_is_not_positive_is_refused_by_name(sid):
 
 
 def test_a_receptor_nearer_than_the_isocentre_is_warned_of_and_magnifies():
-    near = known(sid_mm=texts(800))
+    near = known(sid_mm=texts(800), translation_mm=texts(0, 0, 200))
     assert near.warnings == (SID_BELOW_SAD,)
     assert near.mm_per_px_at_isocentre[0] == pytest.approx(0.392 / 0.8)
-    assert known(sid_mm=texts(1000)).warnings == ()
+    assert known(sid_mm=texts(1000), translation_mm=texts(0, 0, 0)).warnings == ()
+
+
+def test_scaling_the_image_distance_scales_the_millimetres_the_other_way():
+    twice = known(sid_mm=texts(3000), translation_mm=texts(0, 0, -2000))
+    np.testing.assert_allclose(twice.to_isoplane(SOME_PX), known().to_isoplane(SOME_PX) / 2, atol=EXACT_MM)
+
+
+@pytest.mark.parametrize("z", [500, -400, -506, 0.5])
+def test_a_receptor_that_is_not_where_the_image_distance_says_gives_no_millimetres(z):
+    assert "XRayImageReceptorTranslation" in reason(translation_mm=texts(0, 0, z))
+
+
+@pytest.mark.parametrize("z", [-495.5, -504.5])
+def test_a_receptor_within_5_mm_of_the_image_distance_is_believed(z):
+    assert known(translation_mm=texts(0, 0, z)).warnings == ()
+
+
+@pytest.mark.parametrize("nothing", [None, (), texts(0, 0, 0)])
+def test_a_translation_that_is_not_stated_is_taken_as_zero_and_flagged(nothing):
+    geometry = known(translation_mm=nothing)
+    assert geometry.warnings == (RECEPTOR_TRANSLATION_ASSUMED,)
+    assert "taken as zero" in geometry.sources["receptor_translation_mm"]
+
+
+@pytest.mark.parametrize(("sid", "sad"), [("150", "1000"), ("1500", "100"), ("499", "1000"), ("4001", "1000")])
+def test_distances_in_different_units_give_no_millimetres(sid, sad):
+    assert "do not belong together" in reason(sid_mm=(sid,), sad_mm=(sad,), translation_mm=None)
 
 
 MISSING, EMPTY = None, ()
@@ -153,7 +182,10 @@ def test_what_cannot_be_trusted_gives_a_reason_instead_of_millimetres(field, val
     assert named in reason(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["translation_mm", "receptor_deg", "orientation", "plane", "gantry_deg"])
+OPTIONAL = ["translation_mm", "receptor_deg", "orientation", "plane", "gantry_deg", "support_deg"]
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
 @pytest.mark.parametrize("nothing", [MISSING, EMPTY])
 def test_what_may_be_left_out_changes_no_millimetre(field, nothing):
     np.testing.assert_allclose(
@@ -190,13 +222,43 @@ def test_a_gantry_angle_that_is_not_there_costs_no_millimetre_and_no_warning(val
     assert geometry.warnings == ()
 
 
+def test_a_gantry_angle_of_zero_is_trusted_where_the_plan_says_so_too():
+    file = replace(TAGS, gantry_deg=("0.0",))
+    believed = with_gantry_evidence(known(gantry_deg=("0.0",)), stated_angle(file.gantry_deg), planned_deg=359.6)
+    assert believed.gantry_deg == 0
+    assert believed.warnings == ()
+    assert "gantry 0.00 deg" in believed.axes
+    assert "as planned" in believed.sources["gantry_deg"]
+
+
+@pytest.mark.parametrize("written", ["0", "90"])
+def test_a_gantry_angle_other_than_the_planned_one_is_not_trusted(written):
+    doubted = with_gantry_evidence(known(gantry_deg=(written,)), float(written), planned_deg=270)
+    assert doubted.gantry_deg is None
+    assert doubted.warnings == (GANTRY_UNTRUSTED,)
+    assert "the plan's beam has 270" in doubted.sources["gantry_deg"]
+
+
+def test_a_plan_gives_no_gantry_angle_to_a_file_that_states_none():
+    geometry = known(gantry_deg=())
+    assert with_gantry_evidence(geometry, stated_angle(()), planned_deg=90) == geometry
+
+
+@pytest.mark.parametrize(("written", "angle"), [(("0",), 0), (("-10",), 350), ((), None), (None, None), (("x",), None)])
+def test_the_turn_of_the_couch_is_what_the_file_states(written, angle):
+    assert known(support_deg=written).support_deg == angle
+
+
 def test_no_patient_axis_is_claimed_from_one_projection():
     assert "no patient axis" in known().axes
     assert "gantry 180" in known().axes
 
 
 def test_every_number_names_its_source():
-    assert known().sources.keys() == {"sid_mm", "sad_mm", "spacing_mm", "first_pixel_mm", "gantry_deg"}
+    assert known().sources.keys() == {
+        *("sid_mm", "sad_mm", "spacing_mm", "first_pixel_mm"),
+        *("receptor_translation_mm", "gantry_deg", "support_deg"),
+    }
 
 
 @pytest.mark.parametrize(("text", "value"), [("1500", 1500), ("-1.5E+2", -150), (".5", 0.5), ("+4.", 4)])

@@ -7,7 +7,7 @@ from PIL import Image
 from pydicom.pixels import get_encoder
 
 from edge.errors import ImageUnreadable
-from edge.geometry import ISOCENTRE_UNCERTAIN, ImageGeometry
+from edge.geometry import GANTRY_UNTRUSTED, ISOCENTRE_UNCERTAIN, RECEPTOR_TRANSLATION_ASSUMED, ImageGeometry
 from edge.portal_image import read_portal_image
 
 SIGN = "PixelIntensityRelationshipSign"
@@ -360,6 +360,7 @@ def test_real_headless_mosaiq_file_has_a_corner_position_and_its_field_at_the_is
     image = read_portal_image(real_file("s09"))
     assert image.identity.sop_instance_uid == "259cc3de5564af72eaa11ed4c2be64aa"
     assert "corner" in image.geometry.sources["first_pixel_mm"]
+    assert image.geometry.warnings == (RECEPTOR_TRANSLATION_ASSUMED, GANTRY_UNTRUSTED)
     np.testing.assert_allclose(image.geometry.to_isoplane([255.5, 191.5]), [0, 0], atol=1e-3)  # mm; 512 x 384 pixels
     left, right, bottom, top = field_edges_mm(image)
     # The export leaves XRayImageReceptorTranslation out, so the panel's sag stays in: 1.3 mm measured along y.
