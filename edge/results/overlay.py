@@ -1,9 +1,13 @@
-"""The picture for people: the image, heatmaps as a shade, landmarks with kind and score, and the warning line."""
+"""The picture for people: the image, heatmaps as a shade, landmarks with kind and score, and the warning line.
+
+With a reference also the planned places, the shift, and its figures (`edge.results.overlay_alignment`).
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from math import ceil
 
@@ -13,15 +17,45 @@ from PIL import Image, ImageDraw, ImageFont
 from edge.contract import KindContract
 from edge.preprocess import Placement, normalise
 from edge.records import Landmark, PortalImage
+from edge.results.overlay_alignment import (
+    Font,
+    draw_reference,
+    draw_shift,
+    draw_uncertainty,
+    figures,
+    planned_px,
+    reference_mark,
+)
+from edge.results.registered import WARNING, Alignment
 
 LONG_SIDE = 1024
 LINE = 26  # the height of one line of the legend
-FOOTER = "Research use only: decision support, not a medical device. Model trained on simulated images."
+FOOTER = WARNING
+REFERENCE_LEGEND = "planned place, from the reference"
+UNCERTAINTY_LEGEND = "thin ring: holds the landmark with 95 %"
 SHADE = 0.55  # opacity of a heatmap at its full height
 COLOURS = ((255, 96, 96), (64, 220, 255), (255, 214, 64), (160, 255, 120), (255, 140, 255))
 MARKS = ("circle", "cross", "diamond", "square", "circle")  # colour is never the only carrier
 WHITE, DARK, RIM = (255, 255, 255), (16, 16, 16), (0, 0, 0)
 REACH = 8  # of a mark, from its middle
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Where things go: the picture above, the legend below."""
+
+    pen: ImageDraw.ImageDraw
+    font: Font
+    shape: tuple[int, int]  # (height, width) of the portal image, px
+    size: tuple[int, int]  # (width, height) of the picture, page px
+
+    def at(self, xy_px: np.ndarray) -> np.ndarray:
+        """Map (..., 2) detector px to (..., 2) page px."""
+        return np.asarray((xy_px + 0.5) * self.size / (self.shape[1], self.shape[0]) - 0.5)
+
+    def line(self, number: int) -> int:
+        """Return the page px of the top of a line of the legend."""
+        return self.size[1] + LINE * number
 
 
 def draw_overlay(
@@ -30,11 +64,85 @@ def draw_overlay(
     heatmaps: np.ndarray,
     placement: Placement,
     kinds: Sequence[KindContract],
+    alignment: Alignment | None = None,
+    *,
+    uncertainty: bool = False,
 ) -> bytes:
     """Return a PNG. Less dose is drawn brighter, as on film: bone is white. Grey levels are the network's.
 
-    ``heatmaps`` is (n, S, S) on sample sites, ``kinds`` names its rows. A line is drawn through its points.
+    ``heatmaps`` is (n, S, S) on sample sites, ``kinds`` names its rows. A line is drawn through its points. With
+    ``uncertainty`` each point has the ellipse that holds it with 95 %. An ``alignment`` adds the planned places, the
+    shift, and their lines in the legend.
     """
+    canvas = _shaded(image, heatmaps, placement)
+    font = ImageFont.load_default(18)
+    page_width = max(canvas.width, ceil(font.getlength(FOOTER)) + 16)
+    told = [] if alignment is None else [REFERENCE_LEGEND, *figures(alignment, font, page_width - 16)]
+    told += [UNCERTAINTY_LEGEND] if uncertainty else []
+    paper = Image.new("RGB", (page_width, canvas.height + LINE * (len(kinds) + len(told) + 1) + 4), DARK)
+    paper.paste(canvas, (0, 0))
+    page = _Page(ImageDraw.Draw(paper), font, image.pixels.shape, canvas.size)
+    _lines(page, landmarks, kinds)
+    if alignment is not None:
+        lines = {promise.kind for promise in kinds if promise.shape == "line"}
+        draw_reference(page.pen, planned_px(alignment, image.geometry, page.shape), lines, page.at)
+    _points(page, landmarks, kinds, uncertainty=uncertainty)
+    if alignment is not None:
+        draw_shift(page.pen, alignment.registration, image.geometry, page.at)
+    _legend(page, landmarks, kinds)
+    _told(page, told, len(kinds))
+    page.pen.text((8, page.line(len(kinds) + len(told)) + 2), FOOTER, fill=WHITE, font=font)
+    return _png(paper)
+
+
+def _lines(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContract]) -> None:
+    for index, promise in enumerate(kinds):
+        if promise.shape == "line":
+            _line(page.pen, index, [page.at(_xy(one)).round() for one in landmarks if one.kind == promise.kind])
+
+
+def _points(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContract], *, uncertainty: bool) -> None:
+    order = {promise.kind: index for index, promise in enumerate(kinds) if promise.shape == "point"}
+    for landmark in landmarks:
+        if landmark.kind not in order:
+            continue
+        index, score = order[landmark.kind], f"{landmark.score:.2f}"
+        x, y = page.at(_xy(landmark)).round().astype(int).tolist()
+        if uncertainty:
+            draw_uncertainty(page.pen, landmark, page.at, _colour(index))
+        _mark(page.pen, index, x, y)
+        where = _beside(x, y, page.font.getlength(score), page.size)
+        page.pen.text(where, score, fill=_colour(index), font=page.font, stroke_width=2, stroke_fill=RIM)
+
+
+def _legend(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContract]) -> None:
+    for index, promise in enumerate(kinds):
+        y = page.line(index) + LINE // 2
+        count = sum(one.kind == promise.kind for one in landmarks)
+        if promise.shape == "line":
+            _line(page.pen, index, [np.array((6, y)), np.array((26, y))])
+        else:
+            _mark(page.pen, index, 16, y)
+        unit = " points along it" if promise.shape == "line" else ""
+        text = f"{promise.kind.replace('_', ' ')}: {count}{unit}"
+        page.pen.text((34, y - 11), text, fill=_colour(index), font=page.font)
+
+
+def _told(page: _Page, told: Sequence[str], first: int) -> None:
+    """Write the lines of the registration and the uncertainty."""
+    for number, text in enumerate(told):
+        if text == REFERENCE_LEGEND:
+            reference_mark(page.pen, 16, page.line(first + number) + LINE // 2)
+        left = 34 if text == REFERENCE_LEGEND else 8
+        page.pen.text((left, page.line(first + number) + 2), text, fill=WHITE, font=page.font)
+
+
+def _xy(landmark: Landmark) -> np.ndarray:
+    return np.array(landmark.xy_px)
+
+
+def _shaded(image: PortalImage, heatmaps: np.ndarray, placement: Placement) -> Image.Image:
+    """Return the picture without its marks, its longer side of full length."""
     height, width = image.pixels.shape
     zoom = LONG_SIDE / max(height, width)
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
@@ -42,37 +150,7 @@ def draw_overlay(
     for colour, heatmap in zip(cycle(COLOURS), heatmaps, strict=False):
         shade = Image.fromarray(_shade(heatmap, placement, (height, width))).resize(size, Image.Resampling.BILINEAR)
         canvas.paste(Image.new("RGB", size, colour), mask=shade)
-    font = ImageFont.load_default(18)
-    page_width = max(size[0], ceil(font.getlength(FOOTER)) + 16)
-    page = Image.new("RGB", (page_width, size[1] + LINE * (len(kinds) + 1) + 4), DARK)
-    page.paste(canvas, (0, 0))
-    pen = ImageDraw.Draw(page)
-    order = {promise.kind: index for index, promise in enumerate(kinds)}
-    on_page = [((np.array(one.xy_px) + 0.5) * size / (width, height) - 0.5).round() for one in landmarks]
-    for promise in kinds:
-        if promise.shape == "line":
-            through = [at for at, one in zip(on_page, landmarks, strict=True) if one.kind == promise.kind]
-            _line(pen, order[promise.kind], through)
-    points = {promise.kind for promise in kinds if promise.shape == "point"}
-    for at, landmark in zip(on_page, landmarks, strict=True):
-        if landmark.kind not in points:
-            continue
-        index, score = order[landmark.kind], f"{landmark.score:.2f}"
-        x, y = at.astype(int).tolist()
-        _mark(pen, index, x, y)
-        where = _beside(x, y, font.getlength(score), size)
-        pen.text(where, score, fill=_colour(index), font=font, stroke_width=2, stroke_fill=RIM)
-    for index, promise in enumerate(kinds):
-        y = size[1] + LINE * index + LINE // 2
-        count = sum(one.kind == promise.kind for one in landmarks)
-        if promise.shape == "line":
-            _line(pen, index, [np.array((6, y)), np.array((26, y))])
-        else:
-            _mark(pen, index, 16, y)
-        unit = " points along it" if promise.shape == "line" else ""
-        pen.text((34, y - 11), f"{promise.kind.replace('_', ' ')}: {count}{unit}", fill=_colour(index), font=font)
-    pen.text((8, size[1] + LINE * len(kinds) + 2), FOOTER, fill=WHITE, font=font)
-    return _png(page)
+    return canvas
 
 
 def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
