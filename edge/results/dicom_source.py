@@ -24,7 +24,7 @@ from pydicom.valuerep import validate_value
 
 from edge.dicom_image import ACCEPTED_CLASSES
 
-_NAMESPACE = UUID("a3a2d5e0-64c5-5f0e-8c55-64f6f2d0f0b1")  # drawn once for this purpose; never to be changed
+_NAMESPACE = UUID("fe9ed3c4-2a5c-52a3-a469-a206b3ada3bd")  # drawn once for this purpose; never to be changed
 
 IfIllegal = Literal[
     "refuse",  # without the true value the object would be filed elsewhere than its image

@@ -19,7 +19,7 @@ from edge.records import Landmark, PortalImage
 from edge.results.dicom_common import Making, finished
 from edge.results.dicom_source import DicomSource
 from edge.results.overlay_alignment import EXPLAINED, RADIUS95_SIGMA, arrow_head, planned_px
-from edge.results.registered import WARNING, Alignment, Registered, shift_line, shift_of, support_line
+from edge.results.registered import WARNING, Alignment, Registered, ascii_text, shift_line, shift_of, support_line
 
 PURPOSE = "presentation state"
 LABEL = "LANDMARKS"  # CS: 16 characters
@@ -167,7 +167,7 @@ def _beside(landmark: Landmark, image: PortalImage) -> Any:
     """Return kind and score, anchored at the landmark."""
     height, width = image.pixels.shape
     x, y = np.clip(np.array(landmark.xy_px) + 0.5, 0, (width, height)).round(3).tolist()
-    text = f"{landmark.kind.replace('_', ' ')} {landmark.score:.2f}"
+    text = f"{ascii_text(landmark.kind).replace('_', ' ')} {landmark.score:.2f}"
     return pr.TextObject(text, _UNITS, anchor_point=(x, y), anchor_point_visible=False)
 
 

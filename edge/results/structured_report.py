@@ -22,7 +22,7 @@ from edge.results.dicom_source import DicomSource, all_notes
 from edge.results.registered import DIRECTION, WARNING, Registered, ascii_text, shift_line, shift_of
 
 PURPOSE = "structured report"
-DEVICE_UID = "2.25.236862419461466117826213213407842358621"  # this software, whatever its version
+DEVICE_UID = "2.25.265455613187267292561495097945885034062"  # this software, whatever its version
 CENTRE_TO_CORNER_PX = 0.5  # PS3.3 C.18.6.1.2: the corner of the first pixel is (0, 0); ours is its centre
 
 
@@ -70,7 +70,7 @@ def _landmark_groups(source: DicomSource, making: Making, landmarks: Sequence[La
     seen: Counter[str] = Counter()
     for landmark in landmarks:
         seen[landmark.kind] += 1
-        name = f"{landmark.kind} {seen[landmark.kind]}"
+        name = f"{ascii_text(landmark.kind)} {seen[landmark.kind]}"
         yield sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(making.uid(f"tracking {name}"), name),
             referenced_region=sr.ImageRegion(
@@ -79,7 +79,7 @@ def _landmark_groups(source: DicomSource, making: Making, landmarks: Sequence[La
                 source_image=sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
             ),
             finding_category=codes.ANATOMICAL_STRUCTURE,
-            finding_type=codes.finding(landmark.kind),
+            finding_type=codes.finding(ascii_text(landmark.kind)),
             measurements=_measured(landmark),
         )
 

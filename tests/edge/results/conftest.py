@@ -1,0 +1,163 @@
+"""A portal image as the DICOM outputs get it, a registration to show, and the judges of what was written."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import numpy as np
+import pytest
+
+from edge.contract import KindContract
+from edge.portal_image import read_portal_image
+from edge.records import Landmark, PortalImage
+from edge.results.dicom_common import Making
+from edge.results.dicom_source import DicomSource, read_source
+
+PATIENT = {
+    "PatientName": "Muster^Erika",
+    "PatientID": "PID-4711",
+    "PatientBirthDate": "19500102",
+    "PatientSex": "F",
+    "StudyInstanceUID": "1.2.3.1",
+    "SeriesInstanceUID": "1.2.3.2",
+    "StudyDate": "20260105",
+    "StudyTime": "101112",
+    "StudyID": "S7",
+    "AccessionNumber": "A8",
+    "ReferringPhysicianName": "Arzt^A",
+}
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    shift_mm: tuple[float, float]
+    margin: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A registration, as far as outputs read it."""
+
+    status: str = "ok"
+    reason: str | None = None
+    shift_mm: tuple[float, float] | None = (8.25, -5.5)
+    rotation_deg: float | None = 1.5
+    interval95_mm: tuple[float, float] | None = (0.75, 0.875)
+    axes: str = "isocentre plane, +x right and +y up in the image"
+    n_used: int = 5
+    residual_mm: float | None = 0.625
+    runner_up: RunnerUp | None = RunnerUp((8.0, 21.5), 12.5)
+    outliers: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+WITHHELD = Shown("withheld", "the row may be one vertebra off", None, None, None, "", 0, None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Portal:
+    """An image file's bytes with what was read of them."""
+
+    data: bytes
+    image: PortalImage
+    source: DicomSource
+
+    def landmark(self, kind, x, y, score=0.9, sigma_px=2.0):
+        """Return a landmark at detector px, with its millimetres where the image has any."""
+        geometry = self.image.geometry
+        xy_mm = None if geometry is None else tuple(geometry.to_isoplane(np.array((x, y))).tolist())
+        return Landmark(kind, (x, y), xy_mm, score, sigma_px)
+
+
+@pytest.fixture(scope="session")
+def registered():
+    """Return a function: a registration that is shown; ``changes`` replace entries."""
+    return lambda **changes: replace(Shown(), **changes)
+
+
+@pytest.fixture(scope="session")
+def withheld():
+    """Return a registration that is withheld."""
+    return WITHHELD
+
+
+@pytest.fixture(scope="session")
+def kinds():
+    """Return the kinds of a contract: two sorts of points and a line."""
+    shapes = {"spinous_process": "point", "tracheal_bifurcation": "point", "spine_line": "line"}
+    return [KindContract(kind=kind, threshold=0.5, at_most=64, shape=shape) for kind, shape in shapes.items()]
+
+
+@pytest.fixture(scope="session")
+def maker() -> Callable[..., Making]:
+    """Return a function: who makes an object and when; UIDs follow from a purpose, as from a result's key."""
+
+    def make(**changes):
+        def uid(purpose):
+            return f"2.25.{uuid5(UUID(int=1), purpose).int}"
+
+        return replace(Making(uid, datetime(2026, 1, 6, 7, 8, 9, 10), "landmarknet-edge 0.1.0", "small-1"), **changes)
+
+    return make
+
+
+@pytest.fixture
+def making(maker):
+    """Return one `Making`."""
+    return maker()
+
+
+@pytest.fixture(scope="session")
+def opened():
+    """Return a function: a `Portal` of a file."""
+
+    def of(path):
+        data, image = Path(path).read_bytes(), read_portal_image(Path(path))
+        source = read_source(data, image.identity.name, image.pixels.shape)
+        assert isinstance(source, DicomSource), source
+        return Portal(data, image, source)
+
+    return of
+
+
+@pytest.fixture
+def portal(dicom, write, collimated, opened):
+    """Return a function: a `Portal` of a small image of a patient; ``changes`` replace or (None) remove attributes."""
+
+    def of(pixels=None, **changes):
+        return opened(write(dicom(collimated() if pixels is None else pixels, **(PATIENT | changes))))
+
+    return of
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """Return a function that runs an independent program on DICOM files' bytes; skips where it is not installed."""
+
+    def run(program, package, *files, options=()):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (package {package})")
+        paths = []
+        for number, data in enumerate(files):
+            paths.append(tmp_path / f"{program}{number}.dcm")
+            paths[-1].write_bytes(data)
+        return subprocess.run([program, *options, *paths], capture_output=True, check=False, timeout=60)
+
+    return run
+
+
+@pytest.fixture
+def errors(tool):
+    """Return a function: the errors that dciodvfy finds in an object."""
+
+    def of(data):
+        done = tool("dciodvfy", "dicom3tools", data)
+        said = (done.stderr + done.stdout).decode("latin-1")
+        assert said.splitlines(), "it names at least the kind of object"
+        return [line for line in said.splitlines() if line.startswith("Error")]
+
+    return of
