@@ -21,7 +21,8 @@
         ├── BadRelease          the engine release is missing, not signed, or does not match its own contract
         ├── StateUnusable       journal or spool cannot be used: permissions, damage, another daemon has them
         ├── BackendFailed       the backend cannot run the release, or does not reproduce its golden answers
-        └── StoreNotWritable    the store of releases could not be changed: permissions, space
+        ├── StoreNotWritable    the store of releases or references could not be changed: permissions, space
+        └── BadReference        what was to become a reference is none, or the store has one, or none, by that key
 
 Foreign exceptions are translated where they enter, with ``from``. A message says what happened, to which file, and
 what to do.
@@ -123,4 +124,8 @@ class BackendFailed(Stop):
 
 
 class StoreNotWritable(Stop):
-    """The store of releases could not be changed: permissions, space. What was in use still is."""
+    """A store of releases or references could not be changed: permissions, space. What was in use still is."""
+
+
+class BadReference(Stop):
+    """A reference that a person asked for cannot be added, shown or removed. A daemon never raises it."""
