@@ -105,7 +105,7 @@ def read_source(data: bytes, name: str, shape: tuple[int, int]) -> DicomSource |
     damaged or hostile. PNG and TIFF give a reason; so does an image without the UIDs of PS3.3 C.7.2.1, C.7.3.1 and
     C.12.1, or with an illegal name or ID of the patient.
     """
-    with warnings.catch_warnings():  # pydicom warns of odd values, and quotes them
+    with warnings.catch_warnings(), config.disable_value_validation():  # pydicom quotes odd values, in its log too
         warnings.simplefilter("ignore")
         try:
             return _source(data, shape)
@@ -172,6 +172,8 @@ def _is_legal(keyword: str, value: Any) -> bool:
     if isinstance(value, MultiValue):
         return False  # every other attribute of the table has one value (PS3.6)
     vr, text = dictionary_VR(keyword), str(value)
+    if "\ufffd" in text:
+        return False  # pydicom's replacement for bytes that are no letters of the character set
     if vr == "UI":
         return bool(UID(text).is_valid)
     try:

@@ -136,16 +136,17 @@ def portal(dicom, write, collimated, opened):
 
 @pytest.fixture
 def tool(tmp_path):
-    """Return a function that runs an independent program on DICOM files' bytes; skips where it is not installed."""
+    """Return a function that runs an independent program, DICOM files given as bytes; skips where there is none."""
 
-    def run(program, package, *files, options=()):
+    def run(program, package, *arguments):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (package {package})")
-        paths = []
-        for number, data in enumerate(files):
-            paths.append(tmp_path / f"{program}{number}.dcm")
-            paths[-1].write_bytes(data)
-        return subprocess.run([program, *options, *paths], capture_output=True, check=False, timeout=60)
+        words = []
+        for number, argument in enumerate(arguments):
+            words.append(tmp_path / f"{program}{number}.dcm" if isinstance(argument, bytes) else argument)
+            if isinstance(argument, bytes):
+                words[-1].write_bytes(argument)
+        return subprocess.run([program, *words], capture_output=True, check=False, timeout=60)
 
     return run
 

@@ -148,3 +148,8 @@ def test_a_name_has_the_image_s_letters_and_bytes(portal, making, letters, name)
     assert name in report
     again = pydicom.dcmread(pydicom.filebase.DicomBytesIO(report))
     assert again.PatientName == pydicom.dcmread(pydicom.filebase.DicomBytesIO(shown.data)).PatientName
+
+
+def test_a_name_that_cannot_be_read_with_the_image_s_letters_gives_no_objects(sourced):
+    reason = sourced(PatientName="Müller^Jörg".encode("latin-1"), SpecificCharacterSet="ISO_IR 192")
+    assert "PatientName breaks" in str(reason)

@@ -34,7 +34,9 @@ def values(measured):
 
 
 def comments(measured):
-    return [item.value for item in measured[0].ContentSequence if item.ValueType == "TEXT" and item.name == codes.COMMENT]
+    return [
+        item.value for item in measured[0].ContentSequence if item.ValueType == "TEXT" and item.name == codes.COMMENT
+    ]
 
 
 def test_each_landmark_is_a_point_half_a_pixel_from_its_index(portal, making):
@@ -73,7 +75,11 @@ def test_landmarks_of_a_kind_are_numbered_and_say_what_they_are(portal, making):
     names = ["spinous_process", "spinous_process", "louis_angle"]
     data = structured_report(shown.source, making, [shown.landmark(kind, 9, 9 + i) for i, kind in enumerate(names)])
     tracked = [(g.tracking_identifier, g.finding_type.value) for g in rois(data)]
-    assert tracked == [("spinous_process 1", "55678000"), ("spinous_process 2", "55678000"), ("louis_angle 1", "44612009")]
+    assert tracked == [
+        ("spinous_process 1", "55678000"),
+        ("spinous_process 2", "55678000"),
+        ("louis_angle 1", "44612009"),
+    ]
     assert len({g.tracking_uid for g in rois(data)}) == 3
 
 
