@@ -169,17 +169,21 @@ def legal_uid(text: str) -> str:
 def _is_legal(keyword: str, value: Any) -> bool:
     if keyword == "SpecificCharacterSet":
         return True  # judged by `_demand_known_letters`
-    if isinstance(value, MultiValue):
-        return False  # every other attribute of the table has one value (PS3.6)
-    vr, text = dictionary_VR(keyword), str(value)
-    if "\ufffd" in text:
-        return False  # pydicom's replacement for bytes that are no letters of the character set
-    if vr == "UI":
-        return bool(UID(text).is_valid)
+    text = str(value)
+    if isinstance(value, MultiValue) or "\ufffd" in text:
+        return False  # every other attribute has one value (PS3.6); pydicom's mark for bytes that are no letters
     try:
-        validate_value(vr, text, config.RAISE)
+        validate_value(dictionary_VR(keyword), text, config.RAISE)
     except ValueError:
         return False
+    return _is_in_use(keyword, text)
+
+
+def _is_in_use(keyword: str, text: str) -> bool:
+    """Tell what the value representation leaves open."""
+    vr = dictionary_VR(keyword)
+    if vr == "UI":
+        return bool(UID(text).is_valid)
     if vr in {"DA", "TM"}:
         return text.replace(".", "", vr == "TM").isdigit()  # neither ranges nor the dots and colons of ACR-NEMA
     return keyword != "PatientSex" or text in _SEXES

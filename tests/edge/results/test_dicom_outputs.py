@@ -163,11 +163,10 @@ def test_the_objects_are_the_patient_s_and_of_the_study(portal, all_objects):
 
 
 def test_nothing_else_is_taken_over(portal, all_objects):
-    planted = dict.fromkeys(
-        ("OperatorsName", "PatientAddress", "PatientComments", "ImageComments", "InstitutionName", "StudyDescription")
-        + ("PhysiciansOfRecord", "OtherPatientIDs", "StationName", "RTImageDescription", "Manufacturer", "EthnicGroup"),
-        "PLANTED",
-    )
+    of_the_patient = "PatientAddress", "PatientComments", "OtherPatientIDs", "EthnicGroup"
+    of_others = "OperatorsName", "PhysiciansOfRecord", "InstitutionName", "StationName", "Manufacturer"
+    of_the_image = "ImageComments", "StudyDescription", "RTImageDescription", "RTImageLabel"
+    planted = dict.fromkeys((*of_the_patient, *of_others, *of_the_image), "PLANTED")
     for kind, data in all_objects(portal(**planted)).items():
         assert b"PLANTED" not in data, kind
 
@@ -193,6 +192,7 @@ def test_no_log_and_no_picture_holds_the_patient(portal, all_objects, kinds, reg
     heatmaps = np.zeros((3, 36, 36), np.float32)
     png = draw_overlay(shown.image, landmarks, heatmaps, placement, kinds, Alignment(landmarks, registered()))
     assert "planted" not in (caplog.text + "".join(capfd.readouterr()) + str(shown.source.notes)).lower()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert b"planted" not in png.lower()
     assert Image.open(io.BytesIO(png)).info == {}
 

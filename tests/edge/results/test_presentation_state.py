@@ -110,7 +110,9 @@ def test_the_arrow_leads_from_the_isocentre_by_the_shift(portal, making, kinds, 
     lines, _ = layers(drawn(shown, making, kinds, (), Alignment((), registered(shift_mm=(8.0, -4.0)))))["REFERENCE"]
     shaft, *head = lines
     isocentre = np.array((WIDTH / 2, HEIGHT / 2))
-    assert shaft == pytest.approx(np.array([isocentre, isocentre + (15.0, 7.5)]), abs=1e-3)  # y is down in an image
+    assert shaft == pytest.approx(
+        np.array([isocentre, isocentre + np.array((15.0, 7.5))]), abs=1e-3
+    )  # y is down in an image
     assert len(head) == 2
     assert all(np.allclose(stroke[0], shaft[1]) for stroke in head)
 
