@@ -1,5 +1,6 @@
 import math
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,22 @@ def test_what_may_be_left_out_changes_no_millimetre(field, nothing):
     np.testing.assert_allclose(
         known(**{field: nothing}).to_isoplane(SOME_PX), known().to_isoplane(SOME_PX), atol=EXACT_MM
     )
+
+
+@pytest.mark.parametrize("field", [one.name for one in fields(GeometryTags)])
+@pytest.mark.parametrize(
+    "value", [None, (), ("",), ("-1",), ("0",), ("about 1",), ("nan",), ("1e400",), ("1",) * 7, ("", "1")]
+)
+def test_no_bad_attribute_gives_a_wrong_millimetre(field, value):
+    try:
+        answer = image_geometry(replace(TAGS, **{field: value}), SHAPE)
+    except ImplausibleGeometry:
+        assert field == "sid_mm"
+    else:
+        if isinstance(answer, ImageGeometry):
+            np.testing.assert_allclose(answer.to_isoplane(SOME_PX), known().to_isoplane(SOME_PX), atol=EXACT_MM)
+        else:
+            assert re.search("RTImage|RadiationMachine|ImagePlane|XRayImageReceptor", answer)
 
 
 def test_a_slightly_turned_panel_is_level_within_a_third_of_a_millimetre():
