@@ -26,7 +26,7 @@ from edge.results.overlay_alignment import (
     planned_px,
     reference_mark,
 )
-from edge.results.registered import WARNING, Alignment
+from edge.results.wording import WARNING, Alignment
 
 LONG_SIDE = 1024
 LINE = 26  # the height of one line of the legend

@@ -9,7 +9,8 @@ from PIL import ImageDraw, ImageFont
 
 from edge.geometry import ImageGeometry
 from edge.records import Landmark
-from edge.results.registered import Alignment, Registered, shift_line, shift_of, support_line
+from edge.registration import Registration
+from edge.results.wording import Alignment, shift_line, shift_of, support_line
 
 WHITE, RIM = (255, 255, 255), (0, 0, 0)
 REACH = 8  # of a reference mark, from its middle
@@ -73,7 +74,7 @@ def draw_uncertainty(
 
 
 def draw_shift(
-    pen: ImageDraw.ImageDraw, registration: Registered, geometry: ImageGeometry | None, to_page: ToPage
+    pen: ImageDraw.ImageDraw, registration: Registration, geometry: ImageGeometry | None, to_page: ToPage
 ) -> None:
     """Draw the shift from the isocentre, in the image's own scale; nothing where it is withheld."""
     shift = shift_of(registration)

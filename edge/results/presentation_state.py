@@ -16,10 +16,11 @@ from edge.contract import KindContract
 from edge.dicom_image import read_dicom, read_headless_dicom
 from edge.pixel_checks import StoredImage
 from edge.records import Landmark, PortalImage
+from edge.registration import Registration
 from edge.results.dicom_common import Making, finished
 from edge.results.dicom_source import DicomSource
 from edge.results.overlay_alignment import EXPLAINED, RADIUS95_SIGMA, arrow_head, planned_px
-from edge.results.registered import WARNING, Alignment, Registered, ascii_text, shift_line, shift_of, support_line
+from edge.results.wording import WARNING, Alignment, ascii_text, shift_line, shift_of, support_line
 
 PURPOSE = "presentation state"
 LABEL = "LANDMARKS"  # CS: 16 characters
@@ -126,7 +127,7 @@ def _reference_marks(alignment: Alignment | None, kinds: Sequence[KindContract],
     yield from _arrow(alignment.registration, image)
 
 
-def _arrow(registration: Registered, image: PortalImage) -> Iterator[Any]:
+def _arrow(registration: Registration, image: PortalImage) -> Iterator[Any]:
     """Yield the shift as an arrow that begins at the isocentre, in the image's own scale."""
     shift = shift_of(registration)
     if shift is None or image.geometry is None:

@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, SpatialRegistrationStorage
 
+from edge.registration import Registration
 from edge.results.dicom_common import Making, finished
 from edge.results.dicom_source import DicomSource
-from edge.results.registered import Registered, shift_of, short_shift
+from edge.results.wording import shift_of, short_shift
 
 PURPOSE = "spatial registration"
 LABEL = "REGISTRATION"  # CS: 16 characters
@@ -32,7 +33,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 def spatial_registration(
-    source: DicomSource, reference: DicomSource | None, making: Making, registration: Registered
+    source: DicomSource, reference: DicomSource | None, making: Making, registration: Registration
 ) -> bytes | str:
     """Return the bytes of a registration object, or the reason why there is none.
 
@@ -68,7 +69,7 @@ def spatial_registration(
     return finished(made, source, making, PURPOSE)
 
 
-def image_to_reference(registration: Registered) -> Matrix:
+def image_to_reference(registration: Registration) -> Matrix:
     """Return the rigid 4x4 matrix, mm, that takes a point of the image's isocentre plane to the reference's.
 
     The registration is image = R(rotation) reference + shift, so this is its inverse: R(-rotation) (image - shift).

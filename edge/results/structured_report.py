@@ -16,10 +16,11 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 from edge.records import Landmark
+from edge.registration import Registration
 from edge.results import report_codes as codes
 from edge.results.dicom_common import MANUFACTURER, MODEL_NAME, Making, finished
 from edge.results.dicom_source import DicomSource, all_notes
-from edge.results.registered import DIRECTION, WARNING, Registered, ascii_text, shift_line, shift_of
+from edge.results.wording import DIRECTION, WARNING, ascii_text, shift_line, shift_of
 
 PURPOSE = "structured report"
 DEVICE_UID = "2.25.265455613187267292561495097945885034062"  # this software, whatever its version
@@ -30,7 +31,7 @@ def structured_report(
     source: DicomSource,
     making: Making,
     landmarks: Sequence[Landmark],
-    registration: Registered | None = None,
+    registration: Registration | None = None,
     reference: DicomSource | None = None,
     remarks: Sequence[str] = (),
 ) -> bytes:
@@ -95,7 +96,7 @@ def _measured(landmark: Landmark) -> list[Any]:
 
 
 def _registration_group(
-    source: DicomSource, making: Making, registration: Registered, reference: DicomSource | None
+    source: DicomSource, making: Making, registration: Registration, reference: DicomSource | None
 ) -> Any:
     """Return the group of a registration; a withheld one has its reason, and no number that could be taken for it."""
     comments = [shift_line(registration)]
@@ -112,7 +113,7 @@ def _registration_group(
     return _group(making, "registration", measurements, (*comments, *all_notes(images[1:])), images)
 
 
-def _shift_values(registration: Registered) -> Iterator[tuple[Code, float, Code]]:
+def _shift_values(registration: Registration) -> Iterator[tuple[Code, float, Code]]:
     shift, half, second = registration.shift_mm, registration.interval95_mm, registration.runner_up
     for axis in (0, 1):
         if shift is not None:

@@ -14,6 +14,7 @@ import pytest
 from edge.contract import KindContract
 from edge.portal_image import read_portal_image
 from edge.records import Landmark, PortalImage
+from edge.registration import Registration, RunnerUp
 from edge.results.dicom_common import Making
 from edge.results.dicom_source import DicomSource, read_source
 
@@ -32,30 +33,30 @@ PATIENT = {
 }
 
 
-@dataclass(frozen=True)
-class RunnerUp:
-    shift_mm: tuple[float, float]
-    margin: float
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A registration, as far as outputs read it."""
-
-    status: str = "ok"
-    reason: str | None = None
-    shift_mm: tuple[float, float] | None = (8.25, -5.5)
-    rotation_deg: float | None = 1.5
-    interval95_mm: tuple[float, float] | None = (0.75, 0.875)
-    axes: str = "isocentre plane, +x right and +y up in the image"
-    n_used: int = 5
-    residual_mm: float | None = 0.625
-    runner_up: RunnerUp | None = RunnerUp((8.0, 21.5), 12.5)
-    outliers: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-WITHHELD = Shown("withheld", "the row may be one vertebra off", None, None, None, "", 0, None, None)
+SHOWN = Registration(
+    status="ok",
+    reason=None,
+    shift_mm=(8.25, -5.5),
+    rotation_deg=1.5,
+    interval95_mm=(0.75, 0.875),
+    covariance=((0.14, 0.0), (0.0, 0.2)),
+    axes="isocentre plane, +x right and +y up in the image",
+    n_used=5,
+    residual_mm=0.625,
+    runner_up=RunnerUp((8.0, 21.5), 12.5),
+)
+WITHHELD = Registration(
+    status="withheld",
+    reason="the row may be one vertebra off",
+    shift_mm=None,
+    rotation_deg=None,
+    interval95_mm=None,
+    covariance=None,
+    axes="",
+    n_used=0,
+    residual_mm=None,
+    runner_up=None,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ class Portal:
 @pytest.fixture(scope="session")
 def registered():
     """Return a function: a registration that is shown; ``changes`` replace entries."""
-    return lambda **changes: replace(Shown(), **changes)
+    return lambda **changes: replace(SHOWN, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from edge.preprocess import fit_into_square
 from edge.results.dicom_source import read_source
 from edge.results.overlay import draw_overlay
 from edge.results.presentation_state import presentation_state
-from edge.results.registered import Alignment
 from edge.results.spatial_registration import spatial_registration
 from edge.results.structured_report import structured_report
+from edge.results.wording import Alignment
 
 ROOT = Path(__file__).parents[3]
 IMPLICIT, RLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.5"

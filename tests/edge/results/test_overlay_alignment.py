@@ -11,7 +11,7 @@ from PIL import Image, ImageFont
 from edge.preprocess import fit_into_square
 from edge.results.overlay import LINE, draw_overlay
 from edge.results.overlay_alignment import arrow_head, figures
-from edge.results.registered import Alignment
+from edge.results.wording import Alignment
 
 WHITE = (255, 255, 255)
 ZOOM = 4  # page px a detector px: the picture is 1024 px wide, the image 256
@@ -138,6 +138,11 @@ def test_figures_have_signs_units_and_their_interval(registered):
     assert lines[0] == "shift from the reference: x +8.2 +- 0.8 mm, y -5.5 +- 0.9 mm (95 %); rotation not given"
     assert "one vertebra" not in lines[1]
     assert lines[2].startswith("x right, y up in the image")
+
+
+def test_a_zero_has_no_minus(registered):
+    (line, *_) = figures(Alignment((), registered(shift_mm=(-0.04, 0.04), rotation_deg=-0.01)), FONT, 2000)
+    assert line == "shift from the reference: x +0.0 +- 0.8 mm, y +0.0 +- 0.9 mm (95 %); rotation +0.0 deg"
 
 
 # --- the arrow's head ---

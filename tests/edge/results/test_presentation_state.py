@@ -8,7 +8,7 @@ from PIL import Image
 
 from edge.geometry import ImageGeometry
 from edge.results.presentation_state import presentation_state
-from edge.results.registered import WARNING, Alignment
+from edge.results.wording import WARNING, Alignment
 
 HEIGHT, WIDTH = 192, 256
 REACH = WIDTH / 120  # px; of a mark, from its middle

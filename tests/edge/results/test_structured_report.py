@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edge.records import Landmark
 from edge.results import report_codes as codes
-from edge.results.registered import WARNING
 from edge.results.structured_report import structured_report
+from edge.results.wording import WARNING
 
 
 def read(data):
