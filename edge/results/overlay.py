@@ -82,13 +82,14 @@ def draw_overlay(
     paper = Image.new("RGB", (page_width, canvas.height + LINE * (len(kinds) + len(told) + 1) + 4), DARK)
     paper.paste(canvas, (0, 0))
     page = _Page(ImageDraw.Draw(paper), font, image.pixels.shape, canvas.size)
-    _lines(page, landmarks, kinds)
     if alignment is not None:
         lines = {promise.kind for promise in kinds if promise.shape == "line"}
         draw_reference(page.pen, planned_px(alignment, image.geometry, page.shape), lines, page.at)
+    _lines(page, landmarks, kinds)
     _points(page, landmarks, kinds, uncertainty=uncertainty)
     if alignment is not None:
         draw_shift(page.pen, alignment.registration, image.geometry, page.at)
+        page.pen.rectangle((0, page.line(0), paper.width, paper.height), fill=DARK)  # what ran out of the picture
     _legend(page, landmarks, kinds)
     _told(page, told, len(kinds))
     page.pen.text((8, page.line(len(kinds) + len(told)) + 2), FOOTER, fill=WHITE, font=font)

@@ -77,6 +77,20 @@ def test_a_planned_place_off_the_image_is_not_drawn(picture, withheld):
     assert len(new_white(picture((), Alignment(planned, withheld)), picture())) == 0
 
 
+def test_what_runs_out_of_the_picture_is_not_in_the_legend(picture, registered):
+    far = picture.shown.landmark("spinous_process", 100, 191)
+    pages = [picture((), Alignment(planned, registered())) for planned in ((), [far])]
+    legends = [page[192 * ZOOM :] for page in pages]
+    assert np.array_equal(*legends)
+    assert not np.array_equal(*(page[: 192 * ZOOM] for page in pages))
+
+
+def test_what_was_found_lies_above_what_was_planned(picture, withheld):
+    found = [picture.shown.landmark("spine_line", 100, y) for y in (40, 80, 120)]
+    alone, both = picture(found), picture(found, Alignment(found, withheld))
+    assert np.array_equal(both[200:400, 380:430], alone[200:400, 380:430])
+
+
 def test_the_arrow_leads_from_the_isocentre_by_the_shift(picture, registered):
     """16 mm to the right at 0.8 mm / 1.5 per detector px are 30 of them; the panel is centred on the isocentre."""
     marks = new_white(picture((), Alignment((), registered(shift_mm=(16.0, 0.0)))), picture())
