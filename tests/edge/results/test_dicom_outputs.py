@@ -4,6 +4,7 @@ import io
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from PIL import Image
 from pydicom.pixels import get_encoder
 
 from edge.preprocess import fit_into_square
+from edge.results.dicom_outputs import SUFFIXES, Findings, dicom_outputs
 from edge.results.dicom_source import read_source
 from edge.results.overlay import draw_overlay
 from edge.results.presentation_state import presentation_state
+from edge.results.publish import is_own_output
 from edge.results.spatial_registration import spatial_registration
 from edge.results.structured_report import structured_report
 from edge.results.wording import Alignment
@@ -205,6 +208,52 @@ def test_no_reason_and_no_log_holds_a_patient_that_is_refused(dicom, collimated,
     assert "planted" not in (caplog.text + "".join(capfd.readouterr()) + str(reason)).lower()
 
 
+# --- all in one ---
+
+
+@pytest.fixture
+def wanted(portal, making, kinds, registered):
+    """Return a function: `dicom_outputs` of all sorts for an image with one landmark, against a plan."""
+
+    def of(shown, outputs=tuple(SUFFIXES), **changes):
+        landmarks = [shown.landmark("spinous_process", 60, 70)]
+        plan = portal(SOPInstanceUID="1.2.3.5").source
+        findings = Findings(landmarks, kinds, Alignment(landmarks, registered()), plan, ("a remark",))
+        return dicom_outputs(outputs, shown.data, shown.image, replace(findings, **changes), making)
+
+    return of
+
+
+def test_all_that_is_wanted_is_made_under_its_name(wanted, portal):
+    made, notes = wanted(portal())
+    found = {suffix: pydicom.dcmread(io.BytesIO(data)).Modality for suffix, data in made.items()}
+    assert found == {".landmarks.sr.dcm": "SR", ".landmarks.pr.dcm": "PR", ".landmarks.reg.dcm": "REG"}
+    assert notes == ()
+    assert all(is_own_output("X" + suffix) for suffix in made)
+
+
+def test_only_what_is_wanted_is_made(wanted, portal):
+    made, _ = wanted(portal(), outputs=("presentation_state",))
+    assert set(made) == {".landmarks.pr.dcm"}
+    assert wanted(portal(), outputs=()) == ({}, ())
+
+
+def test_without_a_reference_there_are_a_report_and_marks_and_a_note(wanted, portal):
+    made, notes = wanted(portal(), alignment=None, reference=None)
+    assert set(made) == {".landmarks.sr.dcm", ".landmarks.pr.dcm"}
+    assert notes == ("no registration object, since there is no registration",)
+
+
+def test_what_was_not_taken_over_is_noted(wanted, portal):
+    _, notes = wanted(portal(PatientSex="X"))
+    assert notes == ("PatientSex breaks PS3.5 6.2 and is left empty in the DICOM outputs",)
+
+
+def test_a_picture_gives_no_object_and_says_why(wanted, portal):
+    shown = portal()
+    assert wanted(replace(shown, data=b"\x89PNG")) == ({}, ("RI.1.dcm: no DICOM outputs, since it is no DICOM file",))
+
+
 # --- the same each time ---
 
 
@@ -247,6 +296,7 @@ def test_every_uid_follows_from_the_key_and_none_is_shared(portal, all_objects):
 
 def test_the_service_does_not_load_highdicom_before_an_object_is_wanted():
     """It takes a fifth of a second and 20 MB."""
-    asked = "import sys, edge.cli, edge.pipeline, edge.daemon, edge.results.overlay; print('highdicom' in sys.modules)"
+    loaded = "edge.cli, edge.pipeline, edge.daemon, edge.results.overlay, edge.results.dicom_outputs"
+    asked = f"import sys, {loaded}; print('highdicom' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
