@@ -19,12 +19,13 @@ import numpy as np
 
 from edge.geometry import ISOCENTRE_UNCERTAIN
 from edge.rigid_fit import ANY_ROTATION_SIGMA_DEG, SETUP_ROTATION_SIGMA_DEG, Fit, Pairs, fit_rigid, squares
-from edge.row_alignment import Explanation, Marks, elsewhere, explanations, marks
+from edge.row_alignment import Explanation, Marks, doubted, elsewhere, explanations, marks
 from edge.sighting import PlaneLandmark, Sighting
 
 # Of the shift: what lies 70 mm behind the isocentre plane, as spinous processes do in an AP image, moves by 7 % less in
 # the image at a source-axis distance of 1 m. Seen from the side the landmarks lie near the plane.
 PARALLAX, PARALLAX_LATERAL = 0.07, 0.03
+_ROUNDS_OF_DOUBT = 3
 NORMAL_95 = 1.959964  # standard deviations to either side
 Vector = tuple[float, float]
 
@@ -33,7 +34,7 @@ Vector = tuple[float, float]
 class Rules:
     """When a registration is withheld. The defaults and what they cost: docs/adr/0013."""
 
-    margin: float = 7.0  # nats between the best alignment and the best elsewhere
+    margin: float = 9.0  # nats between the best alignment and the best elsewhere
     fewest_points: int = 2  # besides lines: one alone is checked by nothing
     widest_interval_mm: float = 5.0  # to either side
     largest_shift_mm: float = 30.0
@@ -104,7 +105,9 @@ def _register(reference: Sighting, detected: Sighting, rules: Rules) -> Registra
         )
     if len(best.matches) < rules.fewest_points:
         raise _Withheld(f"only {len(best.matches)} landmark agrees with the reference, so nothing checks it")
-    fit, with_rotation = _final_fit(best.pairs, len(best.matches), rules)
+    if not any(planned.points[i].shape == "point" for i, _ in best.matches):
+        raise _Withheld("no landmark that is the only one of its kind tells with which vertebra the row begins")
+    fit, with_rotation = _final_fit(best, planned, rules)
     inflation = _inflation(fit, best.pairs, with_rotation=with_rotation)
     if inflation > rules.inflation:
         raise _Withheld("the landmarks disagree by more than three times their stated uncertainties")
@@ -155,12 +158,16 @@ def _runner_up(best: Explanation, others: tuple[Explanation, ...], planned: Mark
     return None if other is None else RunnerUp(_vector(other.fit.shift_mm), round(other.cost - best.cost, 3))
 
 
-def _final_fit(pairs: Pairs, points: int, rules: Rules) -> tuple[Fit, bool]:
+def _final_fit(best: Explanation, planned: Marks, rules: Rules) -> tuple[Fit, bool]:
     """Fit with a free rotation where the landmarks fix it, else with what setups do; return which."""
+    pairs, fit = best.pairs, best.fit
+    for _ in range(_ROUNDS_OF_DOUBT):
+        pairs = doubted(best, planned, fit)
+        fit = fit_rigid(pairs, SETUP_ROTATION_SIGMA_DEG)
     free = fit_rigid(pairs, ANY_ROTATION_SIGMA_DEG)
-    if points > 1 and math.degrees(math.sqrt(free.covariance[2, 2])) <= rules.rotation_sigma_deg:
+    if len(best.matches) > 1 and math.degrees(math.sqrt(free.covariance[2, 2])) <= rules.rotation_sigma_deg:
         return free, True
-    return fit_rigid(pairs, SETUP_ROTATION_SIGMA_DEG), False
+    return fit, False
 
 
 def _inflation(fit: Fit, pairs: Pairs, *, with_rotation: bool) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ LINE_GATE = 6.6  # of the median one in one dimension
 LINE_INDEPENDENT_MM = 100.0  # along a line its error is the same: this length of it counts as one measurement
 _START_STEP_MM = 5.0  # starts nearer than this lead to the same explanation
 _ROUNDS = 4
+_LEAST_SHARE = 1e-3  # keeps a sigma finite
 # How likely a landmark is missed, and how dense detections are that are none, per mm^2; of the right order only.
 _FOUND = {"point": 0.9, "row": 0.7}
 _FALSE_PER_MM2 = {"point": 0.05 / 300**2, "row": 1 / (300 * 20)}
@@ -95,6 +96,21 @@ def elsewhere(best: Explanation, others: Iterable[Explanation], reference: Marks
     middle = reference.xy_mm.mean(axis=0)
     at = best.fit.apply(middle)
     return next((one for one in others if np.linalg.norm(one.fit.apply(middle) - at) > ELSEWHERE_MM), None)
+
+
+def doubted(best: Explanation, reference: Marks, fit: Fit) -> Pairs:
+    """Return the pairs of an explanation, each point's sigma widened by how likely it is a false one that lies near.
+
+    One round of expectation maximisation for a mixture of right and false detections: at three sigma from where it is
+    expected a tip is as likely a false one as a right one, and should not pull the fit as if it were right.
+    """
+    count = len(best.matches)
+    sigma_mm, off = best.pairs.sigma_mm[:count], squares(fit, best.pairs)[:count]
+    right = np.exp(-off / 2) / (2 * math.pi * sigma_mm**2)
+    right *= [_FOUND[reference.points[i].shape] for i, _ in best.matches]
+    false = np.array([_FALSE_PER_MM2[reference.points[i].shape] for i, _ in best.matches])
+    share = np.maximum(right / (right + false), _LEAST_SHARE)
+    return replace(best.pairs, sigma_mm=np.concatenate((sigma_mm / np.sqrt(share), best.pairs.sigma_mm[count:])))
 
 
 def _starts(reference: Marks, detected: Marks) -> list[Fit]:

@@ -37,6 +37,7 @@ def sight(*landmarks, window=WINDOW, gantry_deg=180.0, **more):
     return Sighting(tuple(landmarks), window, "axes of the image", gantry_deg=gantry_deg, **more)
 
 
+POINTS = "spinous_process", "tracheal_bifurcation", "louis_angle"
 SPINE_Y = np.arange(110, -111, -12.0)
 SPINE = np.stack((np.interp(SPINE_Y, TIPS[::-1, 1], TIPS[::-1, 0]), SPINE_Y), axis=1)
 PLAN = sight(*map(tip, TIPS), named("tracheal_bifurcation", CARINA), named("louis_angle", LOUIS), *line(SPINE))
@@ -106,7 +107,7 @@ def test_swapping_image_and_reference_negates_a_shift(shift):
 @LAW
 @given(SHIFTS, st.floats(-4, 4))
 def test_swapping_image_and_reference_inverts_the_whole_motion(shift, angle_deg):
-    points = only(PLAN, "spinous_process", "tracheal_bifurcation", "louis_angle")
+    points = only(PLAN, *POINTS)
     there, back = shift_of(points, moved(points, shift, angle_deg)), shift_of(moved(points, shift, angle_deg), points)
     assert there.rotation_deg == pytest.approx(angle_deg, abs=1e-3)
     assert back.rotation_deg == pytest.approx(-angle_deg, abs=1e-3)
@@ -146,9 +147,9 @@ def test_scaling_all_millimetres_scales_the_shift(factor, shift):
 
 
 def test_the_interval_of_two_equal_points_about_the_isocentre_is_that_of_their_mean():
-    """sqrt(2) * 2 mm of a difference, over sqrt(2) points; the rotation about their middle costs the shift nothing."""
+    """sqrt(2) * 2 mm of a difference, over sqrt(2) points; a turn about their middle costs nothing."""
     pair = sight(named("tracheal_bifurcation", (0, 40)), named("louis_angle", (0, -40)))
-    assert shift_of(pair, pair).interval95_mm == pytest.approx((NORMAL_95 * 2, NORMAL_95 * 2), rel=1e-6)
+    assert shift_of(pair, pair).interval95_mm == pytest.approx((NORMAL_95 * 2, NORMAL_95 * 2), rel=1e-4)
 
 
 @pytest.mark.parametrize(("gantry_deg", "share"), [(0.0, PARALLAX), (None, PARALLAX), (90.0, PARALLAX_LATERAL)])
@@ -189,7 +190,7 @@ def test_a_line_fixes_the_shift_across_itself_and_not_along():
 
 
 def test_sliding_a_bent_line_along_itself_moves_nothing():
-    points = only(PLAN, "spinous_process", "tracheal_bifurcation", "louis_angle")
+    points = only(PLAN, *POINTS)
     bent = [(10 * math.sin(y / 40), y) for y in SPINE_Y]
     slid = [(10 * math.sin(y / 40), y) for y in SPINE_Y - 5]
     plan, seen = (replace(points, landmarks=(*points.landmarks, *line(xy))) for xy in (bent, slid))
@@ -216,6 +217,25 @@ def test_a_line_off_to_the_side_is_named_and_left_out():
 def test_a_regular_row_alone_may_be_one_vertebra_off_and_is_withheld():
     row = sight(*(tip((0, y)) for y in range(110, -111, -22)))
     assert "one vertebra off" in reason(row, moved(row, (0, 4)))
+
+
+def test_even_an_irregular_row_alone_is_withheld():
+    """That its irregularity is recognised after missed and false tips is not sure enough (docs/adr/0013)."""
+    row = only(PLAN, "spinous_process", "spine_line")
+    assert "begins" in reason(row, moved(row, (2, 3)), margin=0)
+
+
+def test_a_tip_far_from_where_it_is_expected_hardly_pulls():
+    """8 mm off is 2.8 sigma of the difference; a tip is found in 0.7, and a false one lies on 1 of 300 x 20 mm^2."""
+    off = tuple(replace(o, xy_mm=(0.0, 11.0)) if o.xy_mm == (0.0, 3.0) else o for o in only(PLAN, *POINTS).landmarks)
+    sigma, expected = math.hypot(2, 2), 0.0
+    for _ in range(20):  # how likely it is right depends on how far it still is from where it is expected
+        right = 0.7 * math.exp(-(((8 - expected) / sigma) ** 2) / 2) / (2 * math.pi * sigma**2)
+        share = right / (right + 1 / 6000)
+        expected = share * 8 / (11 + share)
+    pull = shift_of(only(PLAN, *POINTS), replace(PLAN, landmarks=off)).shift_mm[1]
+    assert pull == pytest.approx(expected, rel=0.1)
+    assert pull < 0.8 * 8 / 12  # as if it were right
 
 
 def test_a_named_point_tells_which_vertebra_a_regular_row_begins_with():
