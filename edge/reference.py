@@ -61,7 +61,7 @@ class Reference(_Frozen):
     ]
     axes: str
     warnings: tuple[str, ...]
-    landmarks: Annotated[tuple[ReferenceLandmark, ...], Field(min_length=1)]
+    landmarks: Annotated[tuple[ReferenceLandmark, ...], Field(min_length=1, max_length=200)]
 
     @model_validator(mode="after")
     def _somebody_answers_for_a_person_s_landmarks(self) -> Reference:
