@@ -18,7 +18,8 @@ import numpy as np
 SCALE_SIGMA = 0.012  # places along the beam within +-20 mm, evenly: 11.5 mm standard deviation, at 1 m
 SETUP_ROTATION_SIGMA_DEG = 2.3  # rotations within +-4 deg, evenly
 ANY_ROTATION_SIGMA_DEG = 57.3  # keeps the equations regular, and nothing else
-_ANY_SHIFT_SIGMA_MM = 1e4
+_ANY_SHIFT_SIGMA_MM = 1e3
+_FARTHEST = np.array([np.inf, np.inf, math.pi / 2, 0.2])  # of shift x, shift y, rotation and log scale
 _ROUNDS = 8
 _STILL = 1e-10  # mm and rad
 
@@ -76,7 +77,7 @@ def fit_rigid(pairs: Pairs, rotation_sigma_deg: float) -> Fit:
         missing = (pairs.detected_mm - fit.apply(pairs.reference_mm))[..., None]
         covariance = np.linalg.inv((weighted @ slopes).sum(axis=0) + np.diag(prior**-2))
         step = covariance @ ((weighted @ missing).sum(axis=0)[:, 0] - state / prior**2)
-        state = state + step
+        state = np.clip(state + step, -_FARTHEST, _FARTHEST)  # contradictions of tiny sigmas would run away
         if np.abs(step).max() < _STILL:
             break
     return _fit(state, covariance)

@@ -27,6 +27,9 @@ LINE_GATE = 6.6  # of the median one in one dimension
 LINE_INDEPENDENT_MM = 100.0  # along a line its error is the same: this length of it counts as one measurement
 _START_STEP_MM = 5.0  # starts nearer than this lead to the same explanation
 _ROUNDS = 4
+_SMALLEST_SIGMA_MM = 0.1  # a tenth of a pixel; of less the equations would become singular
+_FARTHEST_MM = 1000.0  # no panel reaches there
+_SHORTEST_LINE_MM = 10.0  # down the image; of less no direction is known
 _LEAST_SHARE = 1e-3  # keeps a sigma finite
 # How likely a landmark is missed, and how dense detections are that are none, per mm^2; of the right order only.
 _FOUND = {"point": 0.9, "row": 0.7}
@@ -58,13 +61,17 @@ class Explanation:
 
 
 def marks(landmarks: Iterable[PlaneLandmark]) -> Marks:
-    """Sort landmarks by shape; those of unknown uncertainty are left out, since they cannot be weighed."""
-    known = [one for one in landmarks if one.sigma_mm is not None]
+    """Sort landmarks by shape; left out are those of unknown uncertainty, which cannot be weighed, and absurd ones."""
+    known = [
+        replace(one, sigma_mm=max(one.sigma_mm, _SMALLEST_SIGMA_MM))
+        for one in landmarks
+        if one.sigma_mm is not None and max(map(abs, one.xy_mm)) <= _FARTHEST_MM
+    ]
     points = tuple(one for one in known if one.shape != "line")
     lines = {}
     for kind in sorted({one.kind for one in known if one.shape == "line"}):
         places = sorted((one for one in known if one.kind == kind), key=lambda one: -one.xy_mm[1])
-        if len(places) > 1:
+        if places[0].xy_mm[1] - places[-1].xy_mm[1] >= _SHORTEST_LINE_MM:
             sigma_mm = float(np.sqrt(np.mean([one.sigma_mm**2 for one in places if one.sigma_mm is not None])))
             lines[kind] = np.array([one.xy_mm for one in places]), sigma_mm
     xy_mm = np.array([one.xy_mm for one in points], float).reshape(-1, 2)

@@ -280,7 +280,9 @@ def test_two_points_that_contradict_each_other_are_withheld():
 def test_one_point_is_checked_by_nothing():
     one = only(PLAN, "tracheal_bifurcation", "spine_line")
     assert "nothing checks it" in reason(one, one)
-    assert shift_of(one, moved(one, (2, 3)), fewest_points=1, widest_interval_mm=20).shift_mm == pytest.approx((2, 3))
+    assert shift_of(one, moved(one, (2, 3)), fewest_points=1, widest_interval_mm=20).shift_mm == pytest.approx(
+        (2, 3), abs=1e-3
+    )
 
 
 def test_a_rotation_is_given_only_where_the_landmarks_fix_it():
@@ -341,3 +343,24 @@ def test_the_patient_s_place_along_the_beam_does_not_pass_for_a_shift():
     """20 mm nearer the source everything is 2 % larger about the beam axis."""
     answer = shift_of(PLAN, moved(PLAN, scale=1.02))
     assert np.abs(answer.shift_mm).max() < 0.3  # mm
+
+
+COORDINATES = st.one_of(st.sampled_from([0.0, 1.0, 1e6]), st.floats(-150, 150))
+SIGMAS = st.sampled_from([None, 1e-6, 0.5, 2.0, 50.0, 1e5])
+KINDS = st.sampled_from([("tip", "row"), ("carina", "point"), ("louis", "point"), ("spine", "line")])
+
+
+@st.composite
+def sightings(draw):
+    drawn = draw(st.lists(st.tuples(KINDS, COORDINATES, COORDINATES, SIGMAS), max_size=10))
+    return sight(*(PlaneLandmark(*kind, (x, y), sigma) for kind, x, y, sigma in drawn))
+
+
+@settings(derandomize=True, max_examples=200, database=None, deadline=None)
+@given(sightings(), sightings())
+def test_whatever_is_seen_there_is_a_result_or_a_reason(reference, detected):
+    answer = register(reference, detected)
+    assert (answer.status == "ok") == (answer.reason is None) == (answer.shift_mm is not None)
+    if answer.status == "ok":
+        assert np.isfinite([*answer.shift_mm, *answer.interval95_mm]).all()
+        assert max(answer.interval95_mm) <= Rules().widest_interval_mm
