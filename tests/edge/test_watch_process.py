@@ -29,7 +29,7 @@ DAEMON = """
 import hashlib, json, os, sys
 from pathlib import Path
 from edge.config import Config, DropFolderConfig
-from edge.daemon import stop_on_signals, watch
+from edge.watch import stop_on_signals, watch
 from edge.errors import DamagedImage
 from edge.log import open_log
 from edge.results.document import Image, Output, Provenance, Result
@@ -47,7 +47,7 @@ def note(what, image, data):
     line = {"what": what, "image": str(image.relative_to(drop)), "sha256": hashlib.sha256(data).hexdigest()}
     os.write(notes, (json.dumps(line) + "\\n").encode())
 
-def process(image, results_dir, *, final):
+def process(image, results_dir, *, final, tell):
     path = result_path(image, results_dir)
     claim_name(image, path)
     data = image.read_bytes()
