@@ -41,7 +41,7 @@ class Attempts:
             self.recording.sufficed()
 
     def attempt(self, index: int, path: str) -> bool:
-        """Finish a file whose result is there, or process it; return True for the latter."""
+        """Finish a file whose result is there, or process it; tell whether that may have taken an image's time."""
         served, image = self.tracking.served[index], Path(path)
         tracked = served.files[path]
         final = self.around.clock() >= final_from_s(tracked, served.patience)
@@ -54,7 +54,7 @@ class Attempts:
                 self.tracking.note_found(facts_of("found", document))
                 when = min(_published_at(served, image), self.around.now())
                 self._finish(index, path, document.get("status"), document.get("reason"), when=when)
-                return False
+                return not _trusts_times(served, tracked)
             result = self._process_one(index, path, final=final)
             kind = served.files[path].kind
             self._report(log, result, kind)
@@ -155,11 +155,17 @@ def _standing(served: Served, image: Path, tracked: Tracked) -> dict[str, Any] |
     if served.results:
         served.results.check()
     path = result_path(image, served.results_dir(image))
-    # in a folder of results a younger one may be of another folder's image: a service's before, or a path's
-    trusted = not tracked.doubted and served.results is None
-    if tracked.again or not is_done(image, path, trust_times=trusted):
+    if tracked.again or not is_done(image, path, trust_times=_trusts_times(served, tracked)):
         return None
     return read_result(path)
+
+
+def _trusts_times(served: Served, tracked: Tracked) -> bool:
+    """Tell whether a result that is younger than the file is taken for its own without hashing the file.
+
+    In a folder of results it may be that of another folder's file, of the service or the path that was there before.
+    """
+    return not tracked.doubted and served.results is None
 
 
 def _published_at(served: Served, image: Path) -> datetime:

@@ -26,7 +26,7 @@ from edge.state import is_there
 BEGINNING = "0" * 64  # what stands for the line before the first
 CLOSE_AFTER = timedelta(days=30)  # a chain goes on in the next file then
 GAP_MOST = timedelta(days=60)  # without a line: then the clock may be wrong, and nothing is removed
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+FOR_NOW = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 Facts = Mapping[str, str | None]
 
@@ -285,6 +285,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _unusable(path: Path, exc: OSError) -> SpoolFull | StateUnusable:
-    if exc.errno in NO_SPACE:
+    if exc.errno in FOR_NOW:
         return SpoolFull(f"{path}: cannot be written just now ({exc.strerror}); free some space on its disk")
     return StateUnusable(f"{path}: cannot be written ({exc.strerror}); let the service's user write there")

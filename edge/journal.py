@@ -18,7 +18,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from edge.constancy import ConstancyRun
-from edge.errors import JournalDamaged, NotAnImage, SpoolFull, StateUnusable
+from edge.errors import EdgeError, JournalDamaged, NotAnImage, SpoolFull, StateUnusable
 from edge.settle import FINISHED, Signature, State
 from edge.state import is_there
 
@@ -61,10 +61,8 @@ LEFT_ALONE_SQL = f"(state = 'refused' AND kind IS '{NotAnImage.__name__}')"
 REFUSED_SQL = f"state = 'refused' AND kind IS NOT '{NotAnImage.__name__}'"
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 EVERYWHERE: Mapping[str, bool] = MappingProxyType({})
-FOR_NOW = {
-    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR),
-    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL),
-}
+FOR_NOW = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
+FOR_NOW |= {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +153,8 @@ class Journal:
 
     def find(self, paths: Iterable[str]) -> dict[str, Entry]:
         """Return what is known of some files, by path."""
-        found = (self._read(f"{SELECT} WHERE path = ?", os.fsencode(path)) for path in paths)
-        return {entry.path: entry for rows in found for entry in map(_entry, rows)}
+        query = f"{SELECT} WHERE path = ?"
+        return {entry.path: entry for path in paths for entry in map(_entry, self._read(query, os.fsencode(path)))}
 
     def last_order(self) -> int:
         """Return the highest order that was ever given; 0: none."""
@@ -255,7 +253,7 @@ class Journal:
 def ask_requeue(journal: Path, images: Sequence[Path] | None, now_utc: datetime | None = None) -> None:
     """Ask the daemon of this journal to process ``images`` again, None: all refused ones; it hears at its next sweep.
 
-    Any process may ask at any time. Raises `StateUnusable` where there is no journal, `SpoolFull` where it is busy.
+    Raises `StateUnusable` where there is no journal, `SpoolFull` where it is busy.
     """
     asked_utc = _text(now_utc or datetime.now(UTC))
     paths = [None] if images is None else [os.fsencode(image) for image in images]
@@ -351,13 +349,11 @@ def _translating(path: Path | str, *, opening: bool = False) -> Iterator[None]:
         raise _translated(exc, path, opening=opening) from exc
 
 
-def _translated(
-    exc: sqlite3.Error, path: Path | str, *, opening: bool = False
-) -> SpoolFull | JournalDamaged | StateUnusable:
+def _translated(exc: sqlite3.Error, path: Path | str, *, opening: bool = False) -> EdgeError:
     if _code(exc) in FOR_NOW and not (opening and _code(exc) == sqlite3.SQLITE_CANTOPEN):
         return SpoolFull(f"{path}: cannot be written just now ({exc}); free some space on its disk; it is tried again")
     if _code(exc) in DAMAGED:
-        kind = StateUnusable if opening else JournalDamaged
+        kind: type[EdgeError] = StateUnusable if opening else JournalDamaged
         return kind(f"{path}: is damaged ({exc}); start the service anew: it sets the journal aside")
     return StateUnusable(f"{path}: cannot be used ({exc}); let the service's user write there, on a local disk")
 
@@ -400,8 +396,7 @@ _moment = datetime.fromisoformat  # of what `_text` wrote
 
 def _sort_of(path: str, reason: str | None) -> str:
     """Return a reason without the file's name before it, and without figures and advice behind it."""
-    text = (reason or "").removeprefix(f"{path}: ")
-    text = text.removeprefix(f"{_utf8(Path(path).name)}: ")
+    text = (reason or "").removeprefix(f"{path}: ").removeprefix(f"{_utf8(Path(path).name)}: ")
     for end in (" (", "; ", ": "):
         text = text.partition(end)[0]
     return re.sub(r"[0-9][0-9.]*", "#", text) or "no reason given"

@@ -61,7 +61,7 @@ def audit(
     log: Annotated[Path | None, typer.Argument(help="an audit log; without, the service's")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Verify that no line of the audit log was altered, taken out or put in."""
+    """Verify that no line of the audit log was altered, taken out or put in by someone who did not rewrite the rest."""
     from edge.audit_log import verify_chain
     from edge.state import AUDIT_LOG
 

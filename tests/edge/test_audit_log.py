@@ -298,3 +298,19 @@ def test_the_engine_that_serves_is_the_one_of_the_last_line_about_one(path):
         assert serving_release(path) == "r2"
         log.retain(400, NOON + timedelta(days=40))
     assert serving_release(path) == "r2"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_passes_is_a_pause_and_no_end(path, monkeypatch, number):
+    with AuditLog(path, NOON) as log:
+        log.close()
+
+        def fails(*_arguments: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "open", fails)
+        with pytest.raises(SpoolFull):
+            log.append([fact("a")], NOON)
+        monkeypatch.undo()
+        log.append([fact("a")], NOON)
+    assert events(path) == ["begun", "published"]

@@ -18,6 +18,7 @@ from edge.errors import (
     DamagedImage,
     DeviceLost,
     ImageUnreadable,
+    JournalDamaged,
     NotAnImage,
     ReaderDied,
     ResultNameTaken,
@@ -657,3 +658,16 @@ def test_a_refusal_in_between_says_nothing_of_the_device(room):
         room.run_for(600)
     assert room.result("5.dcm")["status"] == "refused"
     assert room.entry("P.dcm").state is State.RETRY_WAIT
+
+
+def test_a_journal_that_is_damaged_while_it_serves_ends_the_daemon_for_a_new_one(room, monkeypatch):
+    """No Stop: its status 78 would keep systemd from starting the one that sets the journal aside."""
+
+    def damaged(*_arguments: object, **_options: object) -> None:
+        raise JournalDamaged("journal.sqlite: is damaged")
+
+    room.put("X.dcm")
+    monkeypatch.setattr(room.journal, "record", damaged)
+    with pytest.raises(JournalDamaged):
+        room.run_for(10)
+    assert room.pipeline.calls == []

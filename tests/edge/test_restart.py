@@ -454,3 +454,23 @@ def test_a_result_that_was_found_is_as_old_as_it_is(room):
     room.run_for(20)
     assert room.journal.last_done().changed_utc == before
     assert room.journal.last_arrival(room.drop) == before
+
+
+def test_results_in_a_folder_of_their_own_are_compared_one_a_step(room, tmp_path):
+    """Without a journal each image is hashed: 500 of a slow share in one step would be the watchdog's."""
+    (tmp_path / "results").mkdir()
+    entry = DropFolderConfig(path=room.drop, results_dir=tmp_path / "results")
+    room.config = room.config.model_copy(update={"drop_folder": (entry,)})
+    room.restart()
+    for number in range(3):
+        room.put(f"{number}.dcm")
+    room.run_for(10)
+    room.restart(room.journal_path.unlink)
+    for pause_s in (1, 2):
+        room.daemon.step()
+        room.clock.now_s += pause_s
+    done = []
+    for _ in range(3):
+        room.daemon.step()
+        done.append(room.journal.counts()[State.DONE])
+    assert (done, room.pipeline.calls) == ([1, 2, 3], [])
