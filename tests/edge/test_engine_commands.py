@@ -235,7 +235,7 @@ def test_the_service_ends_with_78_where_the_release_in_use_was_altered(
     landmarknet_edge, config, filled, tmp_path, policy
 ):
     damage(filled, "r2")
-    settings = config(f'stale = "{policy}"', "[[drop_folder]]", f"path = '{tmp_path}'")
+    settings = config(f'stale = "{policy}"', "[[drop_folder]]", f"path = '{tmp_path / 'portal'}'")
     done = landmarknet_edge("watch", "--config", settings, "--once", cwd=tmp_path)
     assert done.returncode == 78
     assert "r2/model.onnx: is not the file that its manifest names" in done.stderr
@@ -252,7 +252,7 @@ def foreign(filled, staged):
 
 @pytest.mark.usefixtures("foreign")
 def test_the_service_ends_with_78_where_a_plan_does_not_fit_the_machine(landmarknet_edge, config, tmp_path):
-    settings = config("[[drop_folder]]", f"path = '{tmp_path}'")
+    settings = config("[[drop_folder]]", f"path = '{tmp_path / 'portal'}'")
     done = landmarknet_edge("watch", "--config", settings, "--once", cwd=tmp_path)
     assert done.returncode == 78
     assert "tensorrt" in done.stderr

@@ -13,6 +13,7 @@ from edge.service_install import KEPT
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 SOURCES = "".join(path.read_text() for path in (ROOT / "edge").rglob("*.py"))
+SAID = re.sub(r'"\s*\n\s*f?"', "", SOURCES)  # a message may go over several lines of code
 SYSTEMD_S = {"failed", "status=78", "start-limit-hit", "Watchdog timeout", "status=226/NAMESPACE", "status=203/EXEC"}
 OTHERS = {"Read-only file system", "passed=false"}  # the kernel's words; a field of a line
 
@@ -39,7 +40,9 @@ def test_a_command_of_the_runbook_exists(words):
 
 @pytest.mark.parametrize("words", alarms())
 def test_an_alarm_of_the_runbook_is_one_that_the_service_gives(words):
-    assert words in SOURCES
+    """X, Y and ``...`` stand for names."""
+    for part in re.split(r"\.\.\.|\b[XY]\b", words):
+        assert part.strip(" ,") in SAID
 
 
 def test_every_error_line_of_the_daemon_is_in_the_runbook():
