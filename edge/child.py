@@ -24,7 +24,7 @@ Blob = bytes | bytearray | memoryview
 
 HEADER_MOST_BYTES = 2**24
 CLOSING_S = 10.0  # a child that was told to end gets so long to give its device back
-SLICES = 16  # see `Patience`
+SLICES = 16  # see `Deadline`
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LENGTH = struct.Struct(">Q")
 
@@ -99,7 +99,7 @@ class Child:
         Then it is gone for sure: killed where need be.
         """
         try:
-            return receive(self._socket, most_bytes, Patience(within_s))
+            return receive(self._socket, most_bytes, Deadline(within_s))
         except TimeoutError as exc:
             self._end(0.0)
             raise ChildDied(f"gave no answer within {within_s:g} s and was ended") from exc
@@ -173,32 +173,32 @@ def send(channel: socket.socket, message: Message) -> None:
         channel.sendall(blob)
 
 
-def receive(channel: socket.socket, most_bytes: int, patience: Patience | None = None) -> Message:
+def receive(channel: socket.socket, most_bytes: int, deadline: Deadline | None = None) -> Message:
     """Read a message; raise ValueError for nonsense before any memory is reserved for it, EOFError at the end."""
-    length = _LENGTH.unpack(_exactly(channel, _LENGTH.size, patience))[0]
+    length = _LENGTH.unpack(_exactly(channel, _LENGTH.size, deadline))[0]
     if length > HEADER_MOST_BYTES:
         raise ValueError(f"a header of {length} bytes")
-    header = json.loads(_exactly(channel, length, patience))
+    header = json.loads(_exactly(channel, length, deadline))
     sizes = header.pop("blob_bytes", None) if isinstance(header, dict) else None
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise ValueError("no header of ours")
     if sum(sizes) > most_bytes:
         raise ValueError(f"{sum(sizes)} bytes where {most_bytes} are the most")
-    return Message(header, [_exactly(channel, size, patience) for size in sizes])
+    return Message(header, [_exactly(channel, size, deadline) for size in sizes])
 
 
-def _exactly(channel: socket.socket, size: int, patience: Patience | None) -> bytearray:
+def _exactly(channel: socket.socket, size: int, deadline: Deadline | None) -> bytearray:
     data = bytearray(size)
     rest = memoryview(data)
     while rest:
-        count = patience.receive_into(channel, rest) if patience else channel.recv_into(rest)
+        count = deadline.receive_into(channel, rest) if deadline else channel.recv_into(rest)
         if not count:
             raise EOFError
         rest = rest[count:]
     return data
 
 
-class Patience:
+class Deadline:
     """How long to wait for the other side, all its silences together.
 
     Waited in slices, none of which counts for more than its length: while this process or the machine stood still

@@ -73,15 +73,21 @@ def _lock(fd: int, folder: Path) -> None:
 
 
 def holder_of(fd: int, locks: Path = Path("/proc/locks")) -> str:
-    """Say which process holds the lock on an open file or folder, as far as the system tells (proc_locks(5))."""
-    inode = os.fstat(fd).st_ino
+    """Say which process holds the lock on an open file or folder, as far as the system tells."""
     try:
-        text = locks.read_text()
+        process = lock_holder(os.fstat(fd).st_ino, locks.read_text())
     except OSError:
-        text = ""
-    # not by device: file systems with subvolumes show another one there
-    found = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) +\w+:\w+:{inode} ", text)
-    return f"process {found[1]}" if found and found[1] != "0" else "another process"
+        process = None
+    return f"process {process}" if process else "another process"
+
+
+def lock_holder(inode: int, locks: str) -> int | None:
+    """Return the process that holds an exclusive flock on an inode, by the text of proc_locks(5); None: none.
+
+    0 where it lives in another PID namespace. Not by device: file systems with subvolumes show another one there.
+    """
+    found = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) +\w+:\w+:{inode} ", locks)
+    return int(found[1]) if found else None
 
 
 @dataclass

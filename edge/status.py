@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
@@ -21,7 +20,7 @@ from edge.results.publish import image_name
 from edge.settle import FINISHED, State
 from edge.silence import silent_for
 from edge.spool import HIGH_WATER_BYTES, free_bytes
-from edge.state import AUDIT_LOG, JOURNAL, LOCK, state_folder
+from edge.state import AUDIT_LOG, JOURNAL, LOCK, lock_holder, state_folder
 from edge.terminal import printable
 
 if TYPE_CHECKING:
@@ -153,14 +152,11 @@ def _holder(lock: Path, locks: Path) -> int | None:
     Read from proc_locks(5): whoever tries the lock holds it for an instant, and a daemon that starts just then ends.
     """
     try:
-        inode, text = lock.stat().st_ino, locks.read_text()
+        return lock_holder(lock.stat().st_ino, locks.read_text())
     except PermissionError as exc:  # to say that none serves would be wrong
         raise StateUnusable(f"{lock.parent}: this user may not look there; ask as root") from exc
     except OSError:
         return None
-    # not by device: file systems with subvolumes show another one there
-    found = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) +\w+:\w+:{inode} ", text)
-    return int(found[1]) if found else None
 
 
 def _known(path: Path, config: Config) -> tuple[_Known, str | None]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from edge.child import Child, ChildDied, Message, Patience, die_with, receive, send
+from edge.child import Child, ChildDied, Deadline, Message, die_with, receive, send
 
 PROLOGUE = """
 import os, signal, sys, time
@@ -200,7 +200,7 @@ def test_time_in_which_everything_stood_still_is_not_held_against_the_child():
 
     now_s = [0.0]
     channel = Channel()
-    assert Patience(16.0, clock=lambda: now_s[0]).receive_into(channel, memoryview(bytearray(5))) == 5
+    assert Deadline(16.0, clock=lambda: now_s[0]).receive_into(channel, memoryview(bytearray(5))) == 5
     assert (channel.waits, channel.seconds) == (2, 1.0)  # 16 slices of 1 s
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from edge.notify import SEND_S, Silent, open_notifier, watchdog_s
+from edge.notify import Silent, open_notifier, watchdog_s
 
 
 @pytest.fixture
@@ -79,16 +79,14 @@ def test_the_daemon_survives_a_systemd_that_is_gone(tmp_path):
 
 
 def test_the_daemon_survives_a_systemd_that_does_not_listen(systemd):
-    """The queue of a datagram socket is short: once it is full, a message is given up after SEND_S."""
+    """The queue of a datagram socket is short: once it is full, a message is given up, or this test never ends."""
     receiver, address = systemd
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
         with suppress(BlockingIOError):
             while True:
                 other.sendto(b"x", address)
-    began_s = time.monotonic()
     open_notifier({"NOTIFY_SOCKET": address}).alive()
-    assert SEND_S <= time.monotonic() - began_s < 10 * SEND_S
     assert receiver.recv(4096) == b"x"
 
 
