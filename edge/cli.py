@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from edge import __version__
-from edge.engine_commands import app as engine_app
+from edge.commands.engine import app as engine_app
+from edge.commands.operation import register as register_operation
+from edge.commands.service import register as register_service
 from edge.errors import Stop, TryAgain
-from edge.operation_commands import register as register_operation
-from edge.service_commands import register as register_service
 from edge.terminal import MISUSE, err, say, stop_exits_with
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def watch(
 ) -> None:
     """Serve drop folders until told to stop. Exit status 78: a restart cannot help."""
     from edge.log import open_log
-    from edge.serving import serve
+    from edge.service.serving import serve
 
     with stop_exits_with(Stop.exit_status), try_again_exits_with(1):
         waiting = serve(lambda: watched_config(config, folder), open_log(), once=once)
@@ -127,7 +127,7 @@ def try_again_exits_with(status: int) -> Iterator[None]:
 def watched_config(path: Path | None, folder: Path | None) -> Config:
     """Return the configuration to watch by, ``folder`` in the place of its drop folders; raise `BadConfig`."""
     from edge.config import DropFolderConfig
-    from edge.daemon import demand_drop_folders
+    from edge.service.daemon import demand_drop_folders
 
     config = load_config(path)
     if folder is not None:

@@ -98,7 +98,7 @@ class Config(_Frozen):
     stale: StalePolicy = "refuse"  # what a release of the store does on a machine that it was not built for
     threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
     overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
-    state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.state.state_folder`
+    state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.service.state.state_folder`
     largest_file_mb: Count = 256  # larger files are refused unread: in journal and log, not beside the image
     read_memory_mb: Count = 1024  # of the process that reads an image, and its seconds
     read_s: Seconds = 15.0

@@ -12,15 +12,15 @@ import structlog
 from structlog.testing import LogCapture
 
 from edge.config import Config, DropFolderConfig
-from edge.daemon import Daemon
-from edge.dropfolder import DropFolder
 from edge.errors import DamagedImage
-from edge.journal import Entry, Journal
 from edge.results.document import Image, Provenance, Result
 from edge.results.publish import claim_name, image_name, publish, read_result, result_path
+from edge.service.daemon import Daemon
+from edge.service.dropfolder import DropFolder
+from edge.service.journal import Entry, Journal
+from edge.service.surroundings import Surroundings
+from edge.service.watch import watch
 from edge.settle import Happening, State, Tell
-from edge.surroundings import Surroundings
-from edge.watch import watch
 
 ZEROS = "0" * 64
 PROVENANCE = Provenance(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from edge.cli import app
 from edge.demo import BEYOND_MM, LINES, NEAR_MM, DemoError, await_result, read_truth, rows, run_demo, table, watching
-from edge.state import JOURNAL
+from edge.service.state import JOURNAL
 from landmarknet.dataset import SPINOUS_MARGIN_MM
 
 ERROR_MM = 4  # column of a row

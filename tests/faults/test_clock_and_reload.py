@@ -14,8 +14,8 @@ import pytest
 
 from edge.config import read_config
 from edge.log import open_log
-from edge.serving import serving
-from edge.watch import watch
+from edge.service.serving import serving
+from edge.service.watch import watch
 from tests.faults.accounts import witnessed
 
 JUMPS = [timedelta(days=400), timedelta(days=-400), timedelta(hours=1), timedelta(hours=-1), timedelta(0)]

@@ -9,7 +9,7 @@ import pytest
 
 from edge.config import Config
 from edge.errors import DamagedImage, ImplausibleGeometry, NotAnImage, ReaderDied, Refused, UnsupportedImage
-from edge.reader_process import ReaderLimits, ReaderProcess
+from edge.processes.reader_process import ReaderLimits, ReaderProcess
 from tests.faults.accounts import witnessed
 from tests.faults.hostile import CASES, fuzzed, seeds
 from tests.faults.room import PATIENT, dicom_image

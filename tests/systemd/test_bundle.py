@@ -81,7 +81,7 @@ def test_what_was_installed_finds_landmarks(installed, tmp_path):
 def test_the_units_came_with_it(installed):
     shipped = installed / "current/share/landmarknet-edge"
     assert {path.name for path in shipped.iterdir()} == {path.name for path in (ROOT / "systemd").iterdir()}
-    code = "from edge.service_install import shipped_file; print(shipped_file('landmarknet-edge.service'))"
+    code = "from edge.service.install import shipped_file; print(shipped_file('landmarknet-edge.service'))"
     found = run(installed / "current/bin/python", "-c", code, cwd="/").stdout.strip()
     assert Path(found).resolve() == (shipped / "landmarknet-edge.service").resolve()
 

@@ -8,7 +8,7 @@ import typer.main
 
 from edge.cli import app
 from edge.config import Config, DropFolderConfig
-from edge.service_install import KEPT
+from edge.service.install import KEPT
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()

@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edge.commands.service import register
 from edge.config import Config, DropFolderConfig
 from edge.errors import BadConfig
-from edge.service_commands import register
-from edge.service_install import (
+from edge.service.install import (
     RESTART,
     TAKE_NOTICE,
     Keep,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.config import ClinicHours, Config, DropFolderConfig, read_config
-from edge.service_install import carry_out, plan_install
+from edge.service.install import carry_out, plan_install
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 CONFIG = SYSTEMD / "landmarknet-edge.toml"
@@ -119,7 +119,7 @@ def test_a_stop_for_good_is_not_restarted():
 
 
 def test_the_watchdog_waits_longer_than_the_default_image():
-    from edge.service_install import BESIDES_AN_IMAGE_S, MEMORY_MB, WATCHDOG_S
+    from edge.service.install import BESIDES_AN_IMAGE_S, MEMORY_MB, WATCHDOG_S
 
     assert f"WatchdogSec={WATCHDOG_S // 60}min" in settings(ROOM)
     assert Config().infer_s + BESIDES_AN_IMAGE_S <= WATCHDOG_S
