@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults gpu room-size schema examples samples images gate-images accuracy lock clean
+.PHONY: help demo test check bench faults gpu room-size bundle service schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,13 @@ gpu: $(VENV)/.bench ## what needs an NVIDIA GPU; fails without one
 
 room-size: $(VENV)/.bench ## install the room from a wheel into a fresh environment and print its size
 	$(PYTEST) -m install -s
+
+bundle: $(VENV)/.room ## dist/landmarknet-edge-*.tar: all that a room without a network needs, with install.sh
+	bundle/make_bundle.sh $(PYTHON)
+PYTHON := $(RUN)/python # make bundle PYTHON=python3.12, where the room has another one
+
+service: $(VENV)/.bench ## the systemd service, also under a real systemd in a container (root, systemd-container)
+	$(PYTEST) tests/systemd -m "not install"
 
 examples: $(VENV)/.room ## make docs/examples and the picture of the README with the shipped release
 	$(RUN)/python docs/make_examples.py

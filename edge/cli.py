@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +12,10 @@ import typer
 from rich.console import Console
 
 from edge import __version__
-from edge.engine_commands import app as engine_app
-from edge.errors import Stop
+from edge.commands.engine import app as engine_app
+from edge.commands.operation import register as register_operation
+from edge.commands.service import register as register_service
+from edge.errors import Stop, TryAgain
 from edge.terminal import MISUSE, err, say, stop_exits_with
 
 if TYPE_CHECKING:
@@ -72,22 +76,11 @@ def watch(
     once: Annotated[bool, typer.Option(help="stop when every file that is there has been tried")] = False,
 ) -> None:
     """Serve drop folders until told to stop. Exit status 78: a restart cannot help."""
-    from edge.config import DropFolderConfig
-    from edge.daemon import stop_on_signals
-    from edge.daemon import watch as serve
     from edge.log import open_log
+    from edge.service.serving import serve
 
-    log = open_log()
-    with stop_exits_with(Stop.exit_status):
-        settings = load_config(config)
-        if folder is not None:
-            settings = settings.model_copy(update={"drop_folder": (DropFolderConfig(path=folder.resolve()),)})
-        with stop_on_signals() as stop:
-            pipeline = open_pipeline(settings)
-            log.info("ready", release=pipeline.engine.contract.release, version=__version__)
-            for warning in pipeline.engine.warnings:
-                log.warning("release does not fit", reason=warning)
-            waiting = serve(settings, pipeline, stop=stop, log=log, once=once)
+    with stop_exits_with(Stop.exit_status), try_again_exits_with(1):
+        waiting = serve(lambda: watched_config(config, folder), open_log(), once=once)
     raise typer.Exit(1 if once and waiting else 0)
 
 
@@ -121,12 +114,38 @@ def load_config(path: Path | None) -> Config:
     return Config() if path is None else read_config(path)
 
 
+@contextmanager
+def try_again_exits_with(status: int) -> Iterator[None]:
+    """Turn what keeps `watch` from starting, and a restart may help, into its message and an exit status."""
+    try:
+        yield
+    except TryAgain as exc:
+        say(f"stopped: {exc}")
+        raise typer.Exit(status) from exc
+
+
+def watched_config(path: Path | None, folder: Path | None) -> Config:
+    """Return the configuration to watch by, ``folder`` in the place of its drop folders; raise `BadConfig`."""
+    from edge.config import DropFolderConfig
+    from edge.service.daemon import demand_drop_folders
+
+    config = load_config(path)
+    if folder is not None:
+        config = config.model_copy(update={"drop_folder": (DropFolderConfig(path=folder.resolve()),)})
+    demand_drop_folders(config)
+    return config
+
+
 def open_pipeline(config: Config) -> Pipeline:
     """Open the release of a configuration; ready to process."""
     from edge.engines import open_configured
     from edge.pipeline import Pipeline
 
     return Pipeline(open_configured(config), config.sha256(), config.overlay)
+
+
+register_operation(app)
+register_service(app)
 
 
 def main() -> None:

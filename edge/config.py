@@ -98,8 +98,8 @@ class Config(_Frozen):
     stale: StalePolicy = "refuse"  # what a release of the store does on a machine that it was not built for
     threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
     overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
-    state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.state.state_folder`
-    largest_file_mb: Count = 256  # larger files are refused unread
+    state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.service.state.state_folder`
+    largest_file_mb: Count = 256  # larger files are refused unread: in journal and log, not beside the image
     read_memory_mb: Count = 1024  # of the process that reads an image, and its seconds
     read_s: Seconds = 15.0
     infer_s: Seconds = 120.0  # after so long without an answer the worker is ended and started anew
@@ -116,6 +116,17 @@ class Config(_Frozen):
                         raise ValueError(
                             f"the drop folders {one.path} and {other.path} would both write below {max(a, b)}"
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _our_own_folders_lie_elsewhere(self) -> Self:
+        own = {"state_dir": self.state_dir, "store": self.store, "release": self.release}
+        for name, folder in own.items():
+            for tree in (tree for entry in self.drop_folder for tree in entry.trees()):
+                if folder is not None and folder.is_relative_to(tree):
+                    raise ValueError(
+                        f"{name} {folder} lies in {tree}, where images or results are; name another folder"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,11 @@ def watching(drop_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     log_file = drop_folder / ".watch.log"
     with log_file.open("wb") as log:
         daemon = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "edge.cli", "watch", str(drop_folder)], stdout=log, stderr=log
+            [sys.executable, "-m", "edge.cli", "watch", str(drop_folder)],
+            stdout=log,
+            stderr=log,
+            # a state of its own: the user's may be held by a daemon that serves
+            env=os.environ | {"STATE_DIRECTORY": str(drop_folder / ".state")},
         )
         try:
             yield daemon

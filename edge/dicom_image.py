@@ -7,6 +7,7 @@ pydicom's own conversions warn, guess, and raise too many kinds of errors on hos
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +26,11 @@ from edge.errors import DamagedImage, EdgeError, NotAnImage, UnsupportedImage
 from edge.geometry import GeometryTags, Texts, decimal, image_geometry
 from edge.pixel_checks import StoredImage, codestream_shape, demand_plausible_size, is_complete_codestream
 
+KNOWN_MODALITIES = frozenset({"RTIMAGE", "CR", "DX", "OT", "XA", "RF", "RG", "PX", "MG", "CT", "MR"})
+KNOWN_COLOURS = frozenset(
+    {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "XYB"}
+    | {"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
+)
 MAX_ITEMS = 20_000  # a portal image has a few dozen; reading this many takes a quarter of a second
 SIGN_TAG = "PixelIntensityRelationshipSign"
 ACCEPTED_CLASSES = frozenset(
@@ -143,8 +149,8 @@ def _read_header(data: bytes, start: int, name: str) -> tuple[_Header, uid.UID]:
     syntax = uid.UID(meta.text("TransferSyntaxUID") or uid.ImplicitVRLittleEndian)
     if syntax not in _NATIVE and syntax not in _DECODERS:
         raise UnsupportedImage(
-            f"{name}: transfer syntax {syntax.name[:80]} is not supported; export uncompressed (implicit or explicit "
-            "VR little endian) or losslessly compressed"
+            f"{name}: transfer syntax {_known_name(syntax)} is not supported; export uncompressed (implicit or "
+            "explicit VR little endian) or losslessly compressed"
         )
     implicit = syntax == uid.ImplicitVRLittleEndian
     tags: list[BaseTag | int] = list(_TAGS.values())
@@ -179,7 +185,18 @@ def _stop_after_pixel_data(data: bytes, name: str) -> Callable[[BaseTag, str | N
 
 def _demand_accepted_class(sop_class: str | None, name: str) -> None:
     if sop_class is not None and sop_class not in ACCEPTED_CLASSES:
-        raise NotAnImage(f"{name}: holds {uid.UID(sop_class).name[:80]}, not a portal image, so it is left alone")
+        raise NotAnImage(f"{name}: holds {_known_name(sop_class)}, not a portal image, so it is left alone")
+
+
+def _known_name(identifier: str) -> str:
+    """Return what a UID stands for. Any other text of a header may be of a patient, and is not passed on."""
+    name = uid.UID(identifier).name
+    return name[:80] if name != identifier else _identifier(identifier) or "a malformed UID"
+
+
+def _identifier(text: str | None) -> str | None:
+    """Return a UID, also one that is illegal but none the less of figures; text may be of a patient."""
+    return text if text and re.fullmatch(r"[0-9A-Fa-f.-]{1,64}", text) else None
 
 
 def _decode(header: _Header, syntax: uid.UID) -> StoredImage:
@@ -196,8 +213,8 @@ def _decode(header: _Header, syntax: uid.UID) -> StoredImage:
         gain=slope,
         offset=header.number("RescaleIntercept", 0.0),
         sign=_sign(header),
-        sop_instance_uid=header.text("SOPInstanceUID"),  # may be an illegal UID: kept as it is
-        modality=header.text("Modality"),
+        sop_instance_uid=_identifier(header.text("SOPInstanceUID")),  # may be an illegal UID: kept as it is
+        modality=modality if (modality := header.text("Modality")) in KNOWN_MODALITIES else None,
     )
 
 
@@ -222,7 +239,8 @@ def _shape(header: _Header) -> tuple[int, int]:
         raise UnsupportedImage(f"{name}: has several frames; export one image per file")
     photometric = header.text("PhotometricInterpretation") or "MONOCHROME2"
     if header.integer("SamplesPerPixel", 1) != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise UnsupportedImage(f"{name}: is a colour image ({photometric[:20]}); export it in grey")
+        said = photometric if photometric in KNOWN_COLOURS else "unknown photometric interpretation"
+        raise UnsupportedImage(f"{name}: is a colour image ({said}); export it in grey")
     if header.holds("ModalityLUTSequence"):
         raise UnsupportedImage(f"{name}: has a modality lookup table; export it with rescale slope and intercept")
     return rows, columns

@@ -40,6 +40,7 @@ class Engine:
     contract_sha256: str
     manifest_sha256: str | None = None  # None: not of a store
     warnings: tuple[str, ...] = ()
+    golden: Golden | None = None  # what it reproduced; None: it was not opened from a release
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def open_engine(release: Path | None, threads: int, load: Load = load_backend) -
     golden = read_golden(folder, contract)
     if contract.flavour != "onnxruntime":
         raise BadRelease(f"{folder}: made for {contract.flavour}, whose plans are signed: use a store, add it there")
-    return Engine(_ready(model, contract, golden, threads, load), contract, contract_sha256)
+    return Engine(_ready(model, contract, golden, threads, load), contract, contract_sha256, golden=golden)
 
 
 def open_store_engine(store: Store, threads: int, stale: StalePolicy) -> Engine:
@@ -132,7 +133,7 @@ def _open_as_built(
     golden = parse_golden(release.golden, release.folder / "golden.npz", release.contract)
     backend = _ready(release.model, release.contract, golden, threads, load)
     warnings = (in_words(release.manifest, found),) if found else ()
-    return Engine(backend, release.contract, release.contract_sha256, release.manifest_sha256, warnings)
+    return Engine(backend, release.contract, release.contract_sha256, release.manifest_sha256, warnings, golden)
 
 
 def _shipped_instead(release: SignedRelease, reason: str, threads: int) -> Engine:

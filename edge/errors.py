@@ -4,6 +4,7 @@
     ├── Refused                 this file only: say why (beside it, where it is an image), carry on
     │   ├── NotAnImage          not something we read; nothing is written beside it
     │   ├── UnsupportedImage    an image of a sort we do not take
+    │   ├── FileTooLarge        not even read, so nothing is written beside it
     │   ├── DamagedImage        an image whose pixels cannot be trusted
     │   ├── ImplausibleGeometry an image whose geometry tags contradict physics
     │   └── ResultNameTaken     the result's name belongs to another image; nothing is overwritten
@@ -14,6 +15,7 @@
     │   ├── WorkerDied          the process that finds landmarks died with this file in hand
     │   ├── DeviceLost          the accelerator is gone for this process: a new one may have it again
     │   ├── SpoolFull           no space for working copies and the journal: nothing is claimed until there is
+    │   ├── JournalDamaged      the journal was damaged under us: a new process sets it aside
     │   ├── FolderUnavailable   a drop folder vanished or cannot be listed
     │   └── ResultsNotWritable  a result could not be stored: permissions, space, share
     └── Stop                    this process: exit, a restart cannot help (status 78)
@@ -48,7 +50,13 @@ class NotAnImage(Refused):
 
 
 class UnsupportedImage(Refused):
-    """An image of a sort we do not take: colour, several frames, deflated, too large."""
+    """An image of a sort we do not take: colour, several frames, deflated, too many pixels."""
+
+
+class FileTooLarge(Refused):
+    """Larger than any portal image: not read, so its hash is not known, and nothing is written beside it."""
+
+    writes_reason = False
 
 
 class DamagedImage(Refused):
@@ -91,6 +99,10 @@ class DeviceLost(TryAgain):
 
 class SpoolFull(TryAgain):
     """No space is left for working copies or the journal; nothing is claimed until there is."""
+
+
+class JournalDamaged(TryAgain):
+    """The journal was damaged while it was open: this process ends, the next one sets it aside and begins another."""
 
 
 class FolderUnavailable(TryAgain):

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -28,7 +29,7 @@ def open_log(
     """
     to_journal = stream is None and _is_journal(sys.stderr, environment)
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(stream or sys.stderr),
+        structlog.WriteLogger(_Unfailing(stream or sys.stderr)),  # type: ignore[arg-type]  # asks for more than it uses
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -41,6 +42,21 @@ def open_log(
         context_class=dict,
     )
     return logger
+
+
+class _Unfailing:
+    """A stream that may lose a line: a full disk behind standard error must not end the daemon."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

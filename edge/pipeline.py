@@ -1,63 +1,127 @@
-"""One portal image from file to published result: read -> preprocess -> infer -> landmarks -> overlay -> JSON."""
+"""One portal image from file to published result: read -> preprocess -> infer -> landmarks -> overlay -> JSON.
+
+Making a result and publishing it are apart: the daemon's worker makes, its supervisor publishes (docs/adr/0012).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from edge import __version__
 from edge.detect import detect
 from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable, Refused
+from edge.keys import result_key
 from edge.portal_image import read_portal_image
 from edge.records import Landmark, PortalImage
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
 from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
-from edge.settle import Signature, signature_of
+from edge.settle import Happening, Signature, Tell, signature_of
 
 OVERLAY_SUFFIX = ".landmarks.png"
+NO_TIMES: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read, and the name that messages and results give it: a spooled copy lies under another."""
+
+    path: Path
+    name: str
+    sha256: str | None = None  # where it is known already; the file must then be that one
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A result and the files that belong to it, by name; nothing of it is stored yet."""
+
+    result: Result
+    outputs: Sequence[tuple[str, bytes]] = ()
+    kind: str | None = None  # of a refusal: the class of its error
+
+
+Read = Callable[[Path, str], PortalImage]  # path, name
+
+
+def read_here(path: Path, name: str) -> PortalImage:
+    """Read an image in this process."""
+    return read_portal_image(path, name=name)
+
+
+def tell_nobody(happening: Happening, **facts: str) -> None:
+    """Keep no journal."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages with what they need. Calling it processes one image; it is the daemon's `edge.daemon.Process`."""
+    """The stages with what they need. Calling it processes one image, in this process."""
 
     engine: Engine
     config_sha256: str
     overlay: bool = True
     clock: Callable[[], float] = time.perf_counter
+    read: Read = read_here
 
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool = True) -> Result:
+    def __call__(
+        self, image: Path, results_dir: Path | None, *, final: bool = True, tell: Tell = tell_nobody
+    ) -> Result:
         """Publish the result of ``image``, beside it or in ``results_dir``, and return it.
 
         A refusal is published and returned too, but for a `DamagedImage` that is not ``final`` (the rest may still
         arrive), and for what is not an image or has no name of its own: those are raised. Raises `TryAgain`, `Stop`.
         """
-        target = result_path(image, results_dir)
-        claim_name(image, target)
-        watch = Stopwatch(self.clock)
+        claim_name(image, result_path(image, results_dir))
         before = _signature(image)
+        made = self.make(Source(image, image_name(image)), final=final)
+        if _signature(image) != before:  # its result would be younger than the new bytes, and look like theirs
+            raise ImageUnreadable(f"{image_name(image)}: changed while it was read; it is tried again")
+        result = publish_made(made, image, results_dir)
+        tell(Happening.PUBLISHED, **facts_of_refusal(made))
+        return result
+
+    def make(self, source: Source, *, final: bool = True) -> Made:
+        """Make the result of one file. What is raised and what becomes a refusal is as when it is called."""
+        watch = Stopwatch(self.clock)
         try:
-            result, outputs = self._make(image, watch)
+            return self._made(source, watch)
         except Refused as exc:
             if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
                 raise
-            result, outputs = self._refusal(image, str(exc), watch), []
-        if _signature(image) != before:  # its result would be younger than the new bytes, and look like theirs
-            raise ImageUnreadable(f"{image_name(image)}: changed while it was read; it is tried again")
-        publish([(target.with_name(name), data) for name, data in outputs], (target, result.to_json()))
-        return result
+            digest = source.sha256 or _sha256(source)
+            result = refusal(source.name, digest, str(exc), self.provenance(), watch.timing_ms)
+            return Made(result, kind=type(exc).__name__)
 
-    def _make(self, path: Path, watch: Stopwatch) -> tuple[Result, list[tuple[str, bytes]]]:
+    def provenance(self) -> Provenance:
+        """Return what stands in every result; its key is that of no file yet."""
+        contract = self.engine.contract
+        return Provenance(
+            software=f"landmarknet-edge {__version__}",
+            release=contract.release,
+            model_sha256=contract.model_sha256,
+            checkpoint_sha256=contract.checkpoint_sha256,
+            contract_sha256=self.engine.contract_sha256,
+            manifest_sha256=self.engine.manifest_sha256,
+            engine_warnings=self.engine.warnings,
+            calibration_set_sha256=contract.calibration_set_sha256,
+            config_sha256=self.config_sha256,
+            backend=self.engine.backend.describe(),
+        )
+
+    def _made(self, source: Source, watch: Stopwatch) -> Made:
         contract = self.engine.contract
         with watch.stage("read"):
-            image = read_portal_image(path, name=image_name(path))
+            image = self.read(source.path, source.name)
+        if source.sha256 not in {None, image.identity.sha256}:
+            raise ImageUnreadable(f"{source.name}: its working copy is not what was claimed; it is tried again")
         found = detect(image, self.engine.backend, contract, watch.stage)
         outputs = []
         if self.overlay:
@@ -65,8 +129,8 @@ class Pipeline:
                 picture = draw_overlay(
                     image, found.landmarks, found.inference.heatmaps, found.placement, contract.kinds
                 )
-            outputs.append((result_stem(image_name(path)) + OVERLAY_SUFFIX, picture))  # text: the result lists it
-        return self._result(image, found.landmarks, outputs, watch), outputs
+            outputs.append((result_stem(source.name) + OVERLAY_SUFFIX, picture))  # text: the result lists it
+        return Made(self._result(image, found.landmarks, outputs, watch), outputs)
 
     def _result(
         self,
@@ -81,38 +145,61 @@ class Pipeline:
             image=Image(**vars(image.identity)),
             landmarks=tuple(_entry(landmark) for landmark in landmarks),
             geometry=_geometry(image),
-            provenance=self._provenance(),
+            provenance=_keyed(self.provenance(), image.identity.sha256),
             timing_ms=watch.timing_ms,
             outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
         )
 
-    def _refusal(self, path: Path, reason: str, watch: Stopwatch) -> Result:
-        name, digest = image_name(path), _sha256(path)
-        return Result(
-            status="refused",
-            reason=reason,
-            image=Image(name=name, sha256=digest, sop_instance_uid=None, modality=None, rows=None, columns=None),
-            landmarks=(),
-            geometry=None,
-            provenance=self._provenance(),
-            timing_ms=watch.timing_ms,
-            outputs=(),
-        )
 
-    def _provenance(self) -> Provenance:
-        contract = self.engine.contract
-        return Provenance(
-            software=f"landmarknet-edge {__version__}",
-            release=contract.release,
-            model_sha256=contract.model_sha256,
-            checkpoint_sha256=contract.checkpoint_sha256,
-            contract_sha256=self.engine.contract_sha256,
-            manifest_sha256=self.engine.manifest_sha256,
-            engine_warnings=self.engine.warnings,
-            calibration_set_sha256=contract.calibration_set_sha256,
-            config_sha256=self.config_sha256,
-            backend=self.engine.backend.describe(),
-        )
+def publish_made(made: Made, image: Path, results_dir: Path | None) -> Result:
+    """Publish what was made of ``image`` and return its result; raise `ResultNameTaken` or `ResultsNotWritable`."""
+    target, named = result_path(image, results_dir), _named_apart(made, image)
+    publish([(target.with_name(name), data) for name, data in named.outputs], (target, named.result.to_json()))
+    return named.result
+
+
+def _named_apart(made: Made, image: Path) -> Made:
+    r"""Give outputs names that no other image's have: a byte that is not UTF-8 reads like the four letters ``\xff``."""
+    name = image_name(image)
+    if name == image.name:
+        return made
+    stem = result_stem(name)
+    apart = f"{stem}~{hashlib.sha256(os.fsencode(image.name)).hexdigest()[:12]}"
+    outputs = [(name.replace(stem, apart, 1), data) for name, data in made.outputs]
+    listed = tuple(one.model_copy(update={"name": one.name.replace(stem, apart, 1)}) for one in made.result.outputs)
+    return replace(made, result=made.result.model_copy(update={"outputs": listed}), outputs=outputs)
+
+
+def facts_of_refusal(made: Made) -> dict[str, str]:
+    """Return what the journal hears of a refusal besides its reason."""
+    return {"kind": made.kind} if made.kind else {}
+
+
+def refusal(
+    name: str, sha256: str, reason: str, provenance: Provenance, timing_ms: Mapping[str, float] = NO_TIMES
+) -> Result:
+    """Return the result of a file that is refused."""
+    return Result(
+        status="refused",
+        reason=reason,
+        image=Image(name=name, sha256=sha256, sop_instance_uid=None, modality=None, rows=None, columns=None),
+        landmarks=(),
+        geometry=None,
+        provenance=_keyed(provenance, sha256),
+        timing_ms=dict(timing_ms),
+        outputs=(),
+    )
+
+
+def _keyed(provenance: Provenance, file_sha256: str) -> Provenance:
+    key = result_key(
+        file_sha256,
+        provenance.model_sha256,
+        provenance.contract_sha256,
+        provenance.manifest_sha256,
+        provenance.config_sha256,
+    )
+    return provenance.model_copy(update={"key": key})
 
 
 @dataclass
@@ -141,14 +228,13 @@ def _signature(path: Path) -> Signature | None:
         return None
 
 
-def _sha256(path: Path) -> str:
+def _sha256(source: Source) -> str:
     """Hash a file in pieces: what is refused may have any size."""
     try:
-        with path.open("rb") as file:
+        with source.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
-        name = image_name(path)
-        raise ImageUnreadable(f"{name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
+        raise ImageUnreadable(f"{source.name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
 
 
 def _entry(landmark: Landmark) -> LandmarkEntry:

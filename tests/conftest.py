@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -111,14 +112,39 @@ def samples():
 
 
 @pytest.fixture(scope="session")
-def landmarknet_edge():
+def as_nobody():
+    """Return a context manager: a folder that whoever runs the tests may not look into meanwhile, root neither."""
+
+    @contextmanager
+    def shut(folder):
+        who, mode = os.geteuid(), folder.stat().st_mode
+        folder.chmod(0)
+        try:
+            if who == 0:
+                os.seteuid(65534)
+            yield
+        finally:
+            os.seteuid(who)
+            folder.chmod(mode)
+
+    return shut
+
+
+@pytest.fixture
+def own_state(tmp_path):
+    """Return the environment of a user who keeps state in ``state home``, not in that of whoever runs the tests."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state home")}
+
+
+@pytest.fixture
+def landmarknet_edge(own_state):
     """Return a function that runs the command in a process of its own, and returns it when it has ended."""
 
     def run(*arguments, cwd, **options):
         return subprocess.run(
             [sys.executable, "-m", "edge.cli", *map(str, arguments)],
             cwd=cwd,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=own_state,
             capture_output=True,
             text=True,
             timeout=60,

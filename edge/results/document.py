@@ -66,6 +66,10 @@ class Provenance(_Frozen):
     """What made this result."""
 
     software: str
+    key: Annotated[
+        Sha256 | None,
+        Field(description="over the hashes of file, model, contract, manifest and config; null: an earlier version's"),
+    ] = None
     release: str
     model_sha256: Sha256
     checkpoint_sha256: Sha256

@@ -1,6 +1,6 @@
 """Results get their names and reach the disk, whole or not at all. The JSON comes last, and is the commit.
 
-Whatever is named ``*.landmarks.*`` or ``.landmarks-*`` is ours; the images are never touched.
+Whatever is named ``*.landmarks.*`` or ``.landmarks-*`` counts as ours; the images are never touched.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 from edge.errors import ImageUnreadable, ResultNameTaken, ResultsNotWritable
 
 RESULT_SUFFIX = ".landmarks.json"
+OWN_SUFFIXES = (RESULT_SUFFIX, ".landmarks.png", ".landmarks.sr.dcm", ".landmarks.ps.dcm")
 SCHEMA_FAMILY = "landmarknet-edge/result/"
 TEMPORARY_PREFIX = ".landmarks-"
+RESULT_MOST_BYTES = 16 * 2**20  # ours have some kB; a crafted one of some MB takes a hundred times its size in memory
 STEM_MOST_BYTES = 220  # a name has 255 bytes, and our longest suffix is .landmarks.sr.dcm
 
 MENDS = {
@@ -78,9 +81,13 @@ def is_own_output(name: str) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Read a JSON result; None when there is none or it is torn. What another program wrote is returned, too."""
+    """Read a JSON result; None when there is none or it is torn.
+
+    What another program wrote is returned, too; as empty where it is no file of a result's size.
+    """
     try:
-        document = json.loads(path.read_bytes())
+        data = _bytes_of_a_result(path)
+        document = {} if data is None else json.loads(data)
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):
@@ -90,11 +97,26 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else {}
 
 
+def _bytes_of_a_result(path: Path) -> bytes | None:
+    """Return a regular file's bytes; None for a link, a pipe without a writer, and what is too large to be ours."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return None
+        raise
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > RESULT_MOST_BYTES:
+            return None
+        return file.read(RESULT_MOST_BYTES)
+
+
 def is_done(image: Path, result: Path, *, trust_times: bool = True) -> bool:
     """Tell whether ``result`` answers this very file; raise `ImageUnreadable` when the file cannot be asked.
 
     Cheap when the result is younger than the image, by the image's ctime too: a file that is moved or copied in keeps
-    its mtime. Otherwise, or without ``trust_times``, the image's SHA-256 decides.
+    its mtime. Otherwise, or without ``trust_times``, the image's SHA-256 decides, and that of each output it lists.
     """
     document = read_result(result)
     if document is None or _belongs_to(document) != image_name(image):
@@ -104,9 +126,26 @@ def is_done(image: Path, result: Path, *, trust_times: bool = True) -> bool:
         if trust_times and result.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns):
             return True
         with image.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == str(document["image"].get("sha256"))
+            same = hashlib.file_digest(file, "sha256").hexdigest() == str(document["image"].get("sha256"))
+        return same and _outputs_stand(result.parent, _listed(document))
     except OSError as exc:
         raise ImageUnreadable(f"{image}: cannot be read ({exc.strerror}); check the folder and its share") from exc
+
+
+def _outputs_stand(folder: Path, listed: dict[str, str]) -> bool:
+    """Tell whether all outputs that a result lists are there, whole; one that cannot be read is made anew."""
+    return all("/" not in name and _is_output(folder / name, sha256) for name, sha256 in listed.items())
+
+
+def _is_output(path: Path, sha256: str) -> bool:
+    if not is_own_output(path.name):
+        return False
+    with suppress(OSError, ValueError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            return regular and hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    return False
 
 
 def claim_name(image: Path, result: Path) -> None:

@@ -106,7 +106,7 @@ def test_any_other_file_is_left_alone(refused, data):
         ("1.2.840.10008.5.1.4.1.1.66.1", "Spatial Registration Storage"),
         ("1.2.840.10008.1.3.10", "Media Storage Directory Storage"),
         ("1.2.3.4.5", "1.2.3.4.5"),
-        ("not a uid at all", "not a uid at all"),
+        ("not a uid at all", "a malformed UID"),
     ],
 )
 @pytest.mark.parametrize("headless", [False, True])
@@ -538,3 +538,19 @@ def test_real_images_half_written_are_refused(real_file, folder, share, write):
         return  # only background is missing: the zeros that were not written are the zeros that would have been
     with pytest.raises(DamagedImage, match="not fully written"):
         read_portal_image(write(preallocated))
+
+
+# --- a patient's name in the wrong place ---
+
+
+@pytest.mark.parametrize(
+    "attribute", ["PhotometricInterpretation", "SOPClassUID", "Modality", "SOPInstanceUID", "syntax"]
+)
+def test_no_text_of_the_header_but_known_terms_and_uids_is_passed_on(dicom, collimated, write, attribute):
+    path = write(dicom(collimated(), **{attribute: "DOE^JOHN"}))
+    assert b"DOE^JOHN" in path.read_bytes()
+    try:
+        passed_on = read_portal_image(path, name="X.dcm").identity
+    except EdgeError as exc:
+        passed_on = exc
+    assert "DOE" not in str(passed_on)

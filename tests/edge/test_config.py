@@ -178,3 +178,14 @@ def test_the_daily_run_of_the_golden_images_can_be_moved_and_forgone(tmp_path, w
     file = tmp_path / "room.toml"
     file.write_text(f"constancy_at = {written}\n")
     assert read_config(file).constancy_at == meant
+
+
+@pytest.mark.parametrize("key", ["state_dir", "store", "release"])
+@pytest.mark.parametrize("place", ["/data/portal", "/data/portal/deep/down", "/data/results"])
+def test_our_own_folders_may_not_lie_where_images_or_results_are(key, place):
+    # the daemon would claim its own journal, and closing that copy would drop SQLite's locks
+    folders = (DropFolderConfig(path=Path("/data/portal"), results_dir=Path("/data/results")),)
+    more = {"release_key": Path("/etc/site.pub")} if key == "store" else {}
+    with pytest.raises(ValidationError, match=f"{key} {place} lies in"):
+        Config(drop_folder=folders, **{key: Path(place)}, **more)
+    Config(drop_folder=folders, **{key: Path("/var/lib/own")}, **more)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from edge.cli import app
 from edge.demo import BEYOND_MM, LINES, NEAR_MM, DemoError, await_result, read_truth, rows, run_demo, table, watching
+from edge.service.state import JOURNAL
 from landmarknet.dataset import SPINOUS_MARGIN_MM
 
 ERROR_MM = 4  # column of a row
@@ -295,6 +296,11 @@ def test_the_results_and_overlays_are_where_it_says_and_not_among_the_samples(de
     for suffix in (".dcm", ".landmarks.json", ".landmarks.png"):
         assert sorted(path.name.removesuffix(suffix) for path in drop_folder.glob(f"*{suffix}")) == images
     assert not list(samples.glob("*.landmarks.*"))
+
+
+def test_the_demonstration_keeps_its_state_to_itself(demonstration):
+    _, drop_folder = demonstration
+    assert (drop_folder / ".state" / JOURNAL).is_file()  # the user's may be held by a daemon that serves
 
 
 def test_a_folder_without_truth_is_refused_with_what_to_do(tmp_path):

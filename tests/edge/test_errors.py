@@ -4,7 +4,7 @@ import re
 import pytest
 
 import edge.errors
-from edge.errors import EdgeError, NotAnImage, Refused, ResultNameTaken, Stop, TryAgain
+from edge.errors import EdgeError, FileTooLarge, NotAnImage, Refused, ResultNameTaken, Stop, TryAgain
 
 
 def family(kind):
@@ -42,7 +42,7 @@ def test_there_are_three_ways_to_go_on():
 
 def test_only_what_is_no_image_and_what_has_no_name_leaves_no_reason():
     silent = {kind for kind in family(Refused) if not kind.writes_reason}
-    assert silent == {NotAnImage, ResultNameTaken}
+    assert silent == {FileTooLarge, NotAnImage, ResultNameTaken}
 
 
 @pytest.mark.parametrize("kind", family(Stop), ids=lambda kind: kind.__name__)

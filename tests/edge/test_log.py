@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 SCRIPT = """
 import os, sys
@@ -39,3 +40,12 @@ def test_another_stream_than_the_journal_s_is_none():
         text=True,
     )
     assert done.stderr.startswith("time=")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else():
+    script = "from edge.log import open_log; log = open_log(); log.error('a'); log.error('b'); print('alive')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+    assert done.stdout == "alive\n"

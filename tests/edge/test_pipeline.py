@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tracemalloc
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -12,8 +13,11 @@ from PIL import Image
 from edge.backends.function import FunctionBackend
 from edge.engines import Engine
 from edge.errors import DamagedImage, EdgeError, ImageUnreadable, NotAnImage, ResultNameTaken, ResultsNotWritable
-from edge.pipeline import Pipeline
+from edge.keys import result_key
+from edge.pipeline import Pipeline, Source, publish_made
 from edge.portal_image import MAX_FILE_BYTES
+from edge.results.document import Result
+from edge.settle import Happening
 
 CONFIG = "d" * 64
 SPINOUS, CARINA = [(20.0, 30.0, 0.6), (21.0, 20.0, 0.7)], [(24.0, 25.0, 0.9)]
@@ -94,6 +98,82 @@ def test_a_result_says_what_made_it(pipeline, image, contract):
     assert provenance.backend["flavour"] == "function"
 
 
+def test_a_result_has_the_key_of_its_file_release_and_configuration(pipeline, image):
+    result = pipeline(image, None)
+    said = result.provenance
+    expected = result_key(result.image.sha256, said.model_sha256, said.contract_sha256, None, CONFIG)
+    assert said.key == expected
+    assert document(image.with_name("X.landmarks.json"))["provenance"]["key"] == expected
+
+
+def test_a_refusal_has_the_key_that_a_result_would_have(pipeline, image):
+    image.write_bytes(image.read_bytes()[:-1000])
+    result = pipeline(image, None)
+    said = result.provenance
+    assert said.key == result_key(result.image.sha256, said.model_sha256, said.contract_sha256, None, CONFIG)
+
+
+def test_other_settings_have_another_key(engine, image):
+    keys = {Pipeline(engine(SPINOUS, CARINA), config * 64)(image, None).provenance.key for config in "ab"}
+    assert len(keys) == 2
+
+
+def test_the_release_s_manifest_is_part_of_the_key(engine, image):
+    of_a_store = replace(engine(SPINOUS, CARINA), manifest_sha256="e" * 64)
+    said = Pipeline(of_a_store, CONFIG)(image, None).provenance
+    sha256 = hashlib.sha256(image.read_bytes()).hexdigest()
+    assert said.key == result_key(sha256, said.model_sha256, said.contract_sha256, "e" * 64, CONFIG)
+
+
+# --- making apart from publishing ---
+
+
+def test_what_is_made_is_what_is_published_and_making_stores_nothing(pipeline, image):
+    made = pipeline.make(Source(image, "X.dcm"))
+    assert names(image.parent) == ["X.dcm"]
+    publish_made(made, image, None)
+    published = image.with_name("X.landmarks.json").read_bytes()
+    assert published == made.result.to_json()
+    assert image.with_name("X.landmarks.png").read_bytes() == dict(made.outputs)["X.landmarks.png"]
+    pipeline(image, None)
+    again = Result.model_validate_json(image.with_name("X.landmarks.json").read_bytes())
+    assert again.model_copy(update={"timing_ms": {}}) == made.result.model_copy(update={"timing_ms": {}})
+
+
+def test_a_result_is_of_the_name_that_was_given_not_of_the_copy(pipeline, image):
+    copy = image.rename(image.with_name("0123.copy"))
+    made = pipeline.make(Source(copy, "X.dcm"))
+    assert made.result.image.name == "X.dcm"
+    assert [name for name, _ in made.outputs] == ["X.landmarks.png"]
+
+
+def test_a_refusal_is_of_the_name_that_was_given_too(pipeline, image):
+    image.write_bytes(image.read_bytes()[:-1000])
+    made = pipeline.make(Source(image.rename(image.with_name("0123.copy")), "X.dcm"))
+    assert (made.result.status, made.result.image.name, made.outputs) == ("refused", "X.dcm", ())
+    assert "X.dcm: " in made.result.reason
+    assert "0123" not in made.result.reason
+
+
+def test_a_file_that_is_not_the_one_that_was_hashed_is_tried_again(pipeline, image):
+    with pytest.raises(ImageUnreadable, match=r"^X\.dcm: its working copy is not what was claimed"):
+        pipeline.make(Source(image, "X.dcm", "0" * 64))
+
+
+def test_an_image_can_be_read_by_somebody_else(engine, image):
+    def read(path, name):
+        raise DamagedImage(f"{name}: {path.name} for the test")
+
+    made = Pipeline(engine(SPINOUS, CARINA), CONFIG, read=read).make(Source(image, "Y.dcm"))
+    assert made.result.reason == "Y.dcm: X.dcm for the test"
+
+
+def test_the_pipeline_tells_that_it_has_published(pipeline, image):
+    told = []
+    pipeline(image, None, tell=lambda happening, **facts: told.append((happening, facts)))
+    assert told == [(Happening.PUBLISHED, {})]
+
+
 def test_an_image_without_peaks_has_no_landmarks_and_a_picture(engine, image):
     result = Pipeline(engine([], []), CONFIG)(image, None)
     assert (result.status, result.reason, result.landmarks) == ("no_landmarks", None, ())
@@ -119,7 +199,7 @@ def test_the_outputs_that_a_result_lists_are_there_with_these_bytes(pipeline, im
 def test_the_outputs_of_a_name_that_is_no_text_are_listed_by_the_name_they_have(pipeline, image):
     path = image.rename(image.with_name(os.fsdecode(b"\xe4.dcm")))
     (output,) = pipeline(path, None).outputs
-    assert output.name == r"\xe4.landmarks.png"
+    assert output.name.startswith(r"\xe4~")  # and not the name of an image that is called so in letters
     assert hashlib.sha256(path.with_name(output.name).read_bytes()).hexdigest() == output.sha256
 
 
@@ -375,3 +455,14 @@ def test_no_reason_names_the_patient_wherever_the_file_is_cut(pipeline, write, d
             said = str(exc)
         assert said
         assert not any(secret.decode() in said for secret in SECRETS)
+
+
+def test_two_names_that_read_alike_keep_their_pictures_apart(pipeline, tmp_path, dicom, collimated):
+    """A byte that is not UTF-8, and the same in letters."""
+    for name in (b"a\xff.dcm", b"a\\xff.dcm"):
+        (tmp_path / os.fsdecode(name)).write_bytes(dicom(collimated()))
+    results = [pipeline(path, None) for path in sorted(tmp_path.glob("a*.dcm"))]
+    listed = {output.name for result in results for output in result.outputs}
+    assert len(listed) == 2
+    assert all((tmp_path / name).is_file() for name in listed)
+    assert len(list(tmp_path.glob("*.landmarks.png"))) == 2

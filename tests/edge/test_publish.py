@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edge.errors import ImageUnreadable, ResultNameTaken, ResultsNotWritable
 from edge.results.publish import (
+    RESULT_MOST_BYTES,
     claim_name,
     image_name,
     is_done,
@@ -373,3 +374,42 @@ def test_a_result_that_cannot_be_read_is_not_taken_for_none(image):
     with pytest.raises(ResultsNotWritable) as caught:
         is_done(image, result_path(image, None))
     assert caught.value.__cause__.errno == errno.EISDIR
+
+
+def test_a_pipe_by_a_result_s_name_belongs_to_another_program_and_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / "X.landmarks.json")
+    assert read_result(tmp_path / "X.landmarks.json") == {}
+    with pytest.raises(ResultNameTaken, match="another program"):
+        claim_name(tmp_path / "X.dcm", tmp_path / "X.landmarks.json")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/nowhere"])
+def test_a_link_by_a_result_s_name_is_not_followed(tmp_path, target):
+    (tmp_path / "X.landmarks.json").symlink_to(target)
+    assert read_result(tmp_path / "X.landmarks.json") == {}
+
+
+def test_what_is_too_large_to_be_a_result_is_not_read(tmp_path):
+    large = tmp_path / "X.landmarks.json"
+    large.write_bytes(b"[")
+    os.truncate(large, RESULT_MOST_BYTES + 1)
+    assert read_result(large) == {}
+
+
+def test_a_result_whose_outputs_are_gone_or_others_is_not_done_when_it_is_doubted(image):
+    result = publish_for(image, {"X.landmarks.png": b"drawing"})
+    drawing = image.with_name("X.landmarks.png")
+    assert is_done(image, result, trust_times=False)
+    drawing.write_bytes(b"another")
+    assert not is_done(image, result, trust_times=False)
+    drawing.unlink()
+    assert not is_done(image, result, trust_times=False)
+    os.mkfifo(drawing)  # must not hold us until somebody writes to it
+    assert not is_done(image, result, trust_times=False)
+
+
+def test_a_result_that_lists_files_of_others_proves_nothing_when_it_is_doubted(image):
+    result = result_path(image, None)
+    image.with_name("Y.dcm").write_bytes(b"drawing")
+    result.write_bytes(document(image, {"Y.dcm": b"drawing"}))
+    assert not is_done(image, result, trust_times=False)

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -9,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 
+from edge.cli import try_again_exits_with
 from edge.engines import SHIPPED_RELEASE
+from edge.errors import ImageUnreadable
 from edge.results.publish import read_result
 
 PATIENCE_S = 60
@@ -50,7 +52,7 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def watch(tmp_path):
+def watch(tmp_path, own_state):
     """Return a function that starts ``landmarknet-edge watch`` and waits until it looks at its folders."""
     started = []
 
@@ -58,9 +60,7 @@ def watch(tmp_path):
         log_file = tmp_path / f"log {len(started)}"
         with log_file.open("wb") as log:
             command = [sys.executable, "-m", "edge.cli", "watch", *map(str, arguments)]
-            process = subprocess.Popen(
-                command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(SHIPPED_RELEASE.parents[1])}, stderr=log
-            )
+            process = subprocess.Popen(command, cwd=tmp_path, env=own_state, stderr=log)
         started.append(Watch(process, log_file))
         started[-1].wait_until(lambda: "event=watching" in started[-1].log)
         return started[-1]
@@ -186,6 +186,13 @@ def test_a_drop_folder_that_is_not_there_is_an_alarm(landmarknet_edge, tmp_path)
     assert 'level=error event="drop folder unavailable"' in done.stderr
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_keeps_it_from_beginning_and_may_pass_is_one_line_and_ends_with_1(capsys):
+    with pytest.raises(typer.Exit) as ended, try_again_exits_with(1):
+        raise ImageUnreadable("the reader does not start for want of memory; it is tried again")
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == "stopped: the reader does not start for want of memory; it is tried again\n"
 
 
 # --- what no restart mends ---

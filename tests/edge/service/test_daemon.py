@@ -1,161 +1,44 @@
 import hashlib
 import io
+import json
 import os
-import signal
-import threading
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
-from structlog.testing import LogCapture
 
 import edge.errors
-from edge.config import Config, DropFolderConfig
-from edge.daemon import ACTIONS, Action, Daemon, action_for, stop_on_signals, watch
-from edge.dropfolder import DropFolder
+from edge.config import DropFolderConfig
 from edge.errors import (
-    BackendFailed,
-    BadConfig,
-    BadRelease,
     DamagedImage,
-    EdgeError,
-    FolderUnavailable,
+    DeviceLost,
     ImageUnreadable,
-    ImplausibleGeometry,
-    InferenceFailed,
+    JournalDamaged,
     NotAnImage,
+    ReaderDied,
     ResultNameTaken,
     ResultsNotWritable,
-    StoreNotWritable,
-    UnsupportedImage,
+    SpoolFull,
 )
 from edge.log import open_log
-from edge.results.document import Image, Provenance, Result
-from edge.results.publish import claim_name, image_name, publish, read_result, result_path
-
-ZEROS = "0" * 64
-PROVENANCE = Provenance(
-    software="0", release="0", model_sha256=ZEROS, checkpoint_sha256=ZEROS, contract_sha256=ZEROS,
-    calibration_set_sha256=None, config_sha256=ZEROS, backend={},
-)  # fmt: skip
-
-
-def result_of(image: Path, data: bytes, reason: str | None = None) -> Result:
-    return Result(
-        status="refused" if reason else "ok",
-        reason=reason,
-        image=Image(
-            name=image_name(image),
-            sha256=hashlib.sha256(data).hexdigest(),
-            sop_instance_uid=None,
-            modality=None,
-            rows=None,
-            columns=None,
-        ),
-        landmarks=(),
-        geometry=None,
-        provenance=PROVENANCE,
-        timing_ms={},
-        outputs=(),
-    )
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-        self.slept_s: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, pause_s: float) -> None:
-        self.slept_s.append(pause_s)
-        self.now_s += pause_s
-
-
-class Pipeline:
-    """Stands in for the pipeline. A file that begins with b"part" is damaged; other errors are scripted."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.calls: list[tuple[str, bool]] = []  # (file name, final)
-        self.times_s: list[float] = []
-        self.raises: dict[str, Iterator[Exception | None]] = defaultdict(lambda: iter(()))
-        self.takes_s = 0.0
-        self.meanwhile = lambda: None
-
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool) -> Result:
-        self.calls.append((image.name, final))
-        self.times_s.append(self.clock())
-        result = result_path(image, results_dir)
-        claim_name(image, result)
-        data = image.read_bytes()
-        self.clock.now_s += self.takes_s
-        self.meanwhile()
-        if error := next(self.raises[image.name], None):
-            raise error
-        if data.startswith(b"part") and not final:
-            raise DamagedImage(f"{image}: half of it is missing; send it again")
-        document = result_of(image, data, reason="half of it is missing" if data.startswith(b"part") else None)
-        publish([], (result, document.to_json()))
-        return document
-
-
-class Room:
-    """A daemon over real folders, under a clock that only the test moves, without events."""
-
-    def __init__(self, root: Path, **settings: object) -> None:
-        self.drop = root / "drop"
-        self.drop.mkdir(exist_ok=True)
-        self.config = Config(drop_folder=(DropFolderConfig(path=self.drop),), **settings)
-        self.clock = Clock()
-        self.pipeline = Pipeline(self.clock)
-        self.log = LogCapture()
-        self.start()
-
-    def start(self) -> None:
-        logger = structlog.wrap_logger(None, processors=[self.log])
-        self.daemon = Daemon(self.config, self.pipeline, logger, self.clock, deaf)
-        self.daemon.__enter__()
-
-    def restart(self) -> None:
-        self.daemon.__exit__(None, None, None)
-        self.pipeline.calls.clear()
-        self.start()
-
-    def put(self, name: str, data: bytes = b"whole") -> Path:
-        path = self.drop / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return path
-
-    def run_for(self, duration_s: float) -> None:
-        end_s = self.clock.now_s + duration_s
-        while self.clock.now_s < end_s:
-            self.clock.now_s = min(self.clock.now_s + max(self.daemon.step(), 1e-6), end_s)
-
-    def result(self, name: str) -> dict | None:
-        return read_result(result_path(self.drop / name, None))
-
-    def events(self) -> list[str]:
-        return [entry["event"] for entry in self.log.entries]
-
-
-def no_observer():
-    raise OSError("no events in this test")
-
-
-def deaf(path: Path, log: object) -> DropFolder:
-    return DropFolder(path, log, no_observer)
+from edge.results.publish import read_result
+from edge.service.audit_log import AuditLog, verify
+from edge.service.daemon import Daemon
+from edge.service.dropfolder import DropFolder
+from edge.service.journal import Journal, ask_requeue
+from edge.service.metrics import NoMetrics
+from edge.service.surroundings import Surroundings
+from edge.settle import State
+from tests.edge.daemon_room import Room, no_observer
 
 
 @pytest.fixture
 def room(tmp_path):
     room = Room(tmp_path)
     yield room
-    room.daemon.__exit__(None, None, None)
+    room.stop()
 
 
 # what happens to a file
@@ -286,14 +169,12 @@ def test_a_burst_of_events_is_not_a_burst_of_sweeps(room):
         def hinted(self) -> bool:
             return True
 
-        def sweep(self) -> dict:
+        def sweep(self, files: dict) -> dict:
             swept_s.append(room.clock.now_s)
-            return super().sweep()
+            return super().sweep(files)
 
-    logger = structlog.wrap_logger(None, processors=[room.log])
-    with Daemon(
-        room.config, room.pipeline, logger, room.clock, lambda path, log: Hinted(path, log, no_observer)
-    ) as room.daemon:
+    around = replace(room.around, open_folder=lambda folder, log: Hinted(folder.path, log, no_observer))
+    with Daemon(room.config, room.pipeline, room.logger, around) as room.daemon:
         room.run_for(10)
     assert swept_s == [1000.0 + pause_s for pause_s in range(10)]  # settle_s / 2 apart
 
@@ -352,51 +233,6 @@ def test_a_damaged_image_whose_refusal_is_raised_all_the_same_is_left_alone(room
 # errors
 
 
-def leaves(kind: type[EdgeError]) -> set[type[EdgeError]]:
-    below = kind.__subclasses__()
-    return set().union(*map(leaves, below)) if below else {kind}
-
-
-def test_every_leaf_of_the_error_tree_has_its_action():
-    assert {leaf: action_for(leaf) for leaf in leaves(EdgeError)} == {
-        NotAnImage: Action.IGNORE,
-        UnsupportedImage: Action.IGNORE,
-        DamagedImage: Action.WAIT,
-        ImplausibleGeometry: Action.IGNORE,
-        ResultNameTaken: Action.IGNORE,
-        ImageUnreadable: Action.BACK_OFF,
-        InferenceFailed: Action.BACK_OFF,
-        FolderUnavailable: Action.BACK_OFF,
-        ResultsNotWritable: Action.BACK_OFF,
-        BadConfig: Action.END,
-        BadRelease: Action.END,
-        BackendFailed: Action.END,
-        StoreNotWritable: Action.END,
-    }
-
-
-def test_every_branch_of_the_error_tree_has_an_action_for_leaves_to_come():
-    assert set(EdgeError.__subclasses__()) <= ACTIONS.keys()
-
-
-@pytest.mark.parametrize("leaf", sorted(leaves(EdgeError), key=lambda leaf: leaf.__name__))
-def test_the_daemon_does_what_the_table_says(room, leaf):
-    room.put("X.dcm")
-    room.pipeline.raises["X.dcm"] = iter([leaf("what, which file, what to do")] * 2)
-    if action_for(leaf) is Action.END:
-        with pytest.raises(leaf):
-            room.run_for(10)
-        return
-    room.run_for(1000)
-    calls = {
-        Action.IGNORE: [("X.dcm", False)],
-        Action.WAIT: [("X.dcm", False), ("X.dcm", True)],
-        Action.BACK_OFF: [("X.dcm", False)] * 3,
-    }
-    assert room.pipeline.calls == calls[action_for(leaf)]
-    assert (room.result("X.dcm") is not None) == (action_for(leaf) is Action.BACK_OFF)
-
-
 def test_the_surroundings_are_tried_again_for_ever_with_growing_pauses(room):
     room.put("X.dcm")
     room.pipeline.raises["X.dcm"] = (ResultsNotWritable("the disk is full; free some") for _ in iter(int, 1))
@@ -450,6 +286,68 @@ def test_of_two_images_with_one_result_name_the_first_keeps_it(room):
     assert [(entry["image"], entry["error"]) for entry in refused] == [("X", "ResultNameTaken")]
 
 
+# kinds of refusals
+
+
+class Kinds(NoMetrics):
+    """Metrics that remember the kinds of refusals, and the last figures of the queue."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+        self.figures: tuple[int, int] | None = None  # refused, no images
+
+    def refused(self, kind: str) -> None:
+        self.refusals.append(kind)
+
+    def queue(self, counts: Mapping[State, int], not_images: int) -> None:
+        self.figures = counts[State.REFUSED], not_images
+
+
+def refuse_four(room: Room) -> Kinds:
+    """Have four files refused, each for another reason, and return the metrics."""
+    kinds = Kinds()
+    room.around = replace(room.around, metrics=kinds)
+    room.restart()
+    room.put("1 torn", b"part")
+    for name, error in {
+        "2 twin": [ResultNameTaken("is X.dcm's")],
+        "3 notes": [NotAnImage("is text")],
+        "4 bomb": [ReaderDied("was killed by SIGSEGV")] * 2,
+    }.items():
+        room.put(name)
+        room.pipeline.raises[name] = iter(error)
+    room.run_for(400)
+    return kinds
+
+
+def test_every_refusal_is_counted_and_recorded_by_its_kind_published_or_not(room):
+    kinds = refuse_four(room)
+    expected = {"1 torn": "DamagedImage", "2 twin": "ResultNameTaken", "3 notes": "NotAnImage", "4 bomb": "ReaderDied"}
+    assert sorted(kinds.refusals) == sorted(expected.values())
+    assert {name: room.entry(name).kind for name in expected} == expected
+    assert {room.entry(name).state for name in expected} == {State.REFUSED}
+
+
+def test_what_is_no_image_counts_apart_also_after_a_restart(room):
+    kinds = refuse_four(room)
+    for _ in range(2):
+        room.run_for(10)
+        assert kinds.figures == (3, 1)
+        assert room.daemon.status() == "0 waiting, 0 done, 3 refused; not images: 1"
+        room.restart()
+    room.put("3 notes", b"now an image")
+    room.run_for(10)
+    assert (kinds.figures, room.entry("3 notes").kind) == ((3, 0), None)
+
+
+def test_whoever_asks_for_every_refused_image_does_not_mean_what_is_none(room):
+    refuse_four(room)
+    room.pipeline.calls.clear()
+    ask_requeue(room.journal_path, None)
+    room.run_for(10)
+    assert sorted(name for name, _ in room.pipeline.calls) == ["1 torn", "2 twin", "4 bomb"]
+
+
 # the folder
 
 
@@ -463,7 +361,7 @@ def test_a_folder_that_vanishes_is_one_alarm_and_is_taken_up_when_it_returns(roo
     (tmp_path / "away").rename(room.drop)
     os.utime(room.put("Y.dcm"), (1e9, 1e9))
     room.run_for(60)
-    assert [name for name, _ in room.pipeline.calls] == ["X.dcm", "incomplete", "Y.dcm", "incomplete"]
+    assert [name for name, _ in room.pipeline.calls] == ["X.dcm", "incomplete", "incomplete", "Y.dcm"]  # by the journal
     assert room.events().count("drop folder unavailable") == 1
     assert room.daemon.unfinished() == 1  # the incomplete image
 
@@ -500,103 +398,111 @@ def test_results_go_to_the_results_folder_and_mirror_the_drop_folder(tmp_path):
     assert room.pipeline.calls == []
 
 
-# restart
+# each folder's own settings
 
 
-def test_after_a_restart_only_what_lacks_its_result_is_processed(room):
-    for name in ("done", "refused", "not an image"):
-        room.put(name, b"part" if name == "refused" else b"whole")
-    room.pipeline.raises["not an image"] = iter([NotAnImage("no")] * 2)
-    room.run_for(400)
-    room.put("new")
-    room.restart()
-    room.run_for(400)
-    assert room.pipeline.calls == [("not an image", False), ("new", False)]
-
-
-def test_a_file_that_changed_while_the_daemon_was_away_is_processed_again(room):
-    image = room.put("X.dcm", b"one")
-    room.run_for(10)
-    image.write_bytes(b"two")
-    os.utime(image, (2e9, 2e9))
-    room.restart()
-    room.run_for(10)
-    assert room.pipeline.calls == [("X.dcm", False)]
-
-
-def test_leftovers_of_a_crash_are_removed_at_the_start(room):
-    room.put("a b/.landmarks-1.tmp")
-    room.restart()
-    room.run_for(1)
-    assert list((room.drop / "a b").iterdir()) == []
-    assert room.log.entries[-1]["leftovers_removed"] == 1
-
-
-# watch
-
-
-def watched(room: Room, stop: threading.Event, **options: object) -> int:
-    logger = structlog.wrap_logger(None, processors=[room.log])
-    return watch(room.config, room.pipeline, stop=stop, log=logger, clock=room.clock, sleep=room.clock.sleep, **options)
-
-
-def test_once_returns_when_every_file_has_been_tried(tmp_path):
+def test_each_folder_keeps_its_own_times(tmp_path):
     room = Room(tmp_path)
+    (tmp_path / "share").mkdir()
+    share = DropFolderConfig(path=tmp_path / "share", settle_s=20, sweep_s=30, incomplete_after_s=50)
+    room.config = room.config.model_copy(update={"drop_folder": (*room.config.drop_folder, share)})
+    room.restart()
     room.put("X.dcm")
-    assert watched(room, threading.Event(), once=True) == 0
-    assert room.result("X.dcm")["status"] == "ok"
-    assert room.clock.now_s < 1000 + 2 + 1
+    (tmp_path / "share" / "Y.dcm").write_bytes(b"part")
+    room.run_for(120)
+    assert room.pipeline.calls == [("X.dcm", False), ("Y.dcm", False), ("Y.dcm", True)]
+    assert room.pipeline.times_s == pytest.approx([1002, 1020, 1050], abs=1e-3)
+    room.stop()
 
 
-def test_once_returns_how_many_files_wait_to_be_tried_again(tmp_path):
-    room = Room(tmp_path)
-    for name in ("X.dcm", "incomplete", "unreadable", "not an image"):
-        room.put(name, b"part" if name == "incomplete" else b"whole")
-    room.pipeline.raises["unreadable"] = iter([ImageUnreadable("no")])
-    room.pipeline.raises["not an image"] = iter([NotAnImage("no")])
-    assert watched(room, threading.Event(), once=True) == 2
+def test_a_folder_without_events_is_never_listened_to(tmp_path):
+    (tmp_path / "drop").mkdir()
+    folder = DropFolderConfig(path=tmp_path / "drop", events=False)
+    with Surroundings().open_folder(folder, structlog.wrap_logger(None)) as opened:
+        opened.sweep()
+        assert opened._observer is None
 
 
-def test_once_counts_an_unavailable_folder(tmp_path):
-    room = Room(tmp_path)
-    room.drop.rmdir()
-    assert watched(room, threading.Event(), once=True) == 1
-
-
-def test_stop_is_heard_after_the_image_in_hand(tmp_path):
-    room, stop = Room(tmp_path), threading.Event()
-    for name in "abcdef":
-        room.put(name)
-    room.pipeline.meanwhile = lambda: stop.set() if len(room.pipeline.calls) == 2 else None
-    watched(room, stop)
-    assert [name for name, _ in room.pipeline.calls] == ["a", "b"]
-    assert room.result("b")["status"] == "ok"
-    assert room.events()[-1] == "stopped"
-
-
-def test_the_longest_sleep_is_short(tmp_path):
-    room = Room(tmp_path, sweep_s=60)
+def test_two_daemons_share_no_folder_and_the_second_takes_over(room):
     room.put("X.dcm")
-    watched(room, threading.Event(), once=True)
-    assert 0 < max(room.clock.slept_s) <= 0.2
+    second = Daemon(room.config, room.pipeline, room.logger, replace(room.around, journal=Journal.in_memory()))
+    room.run_for(10)
+    with second:
+        second.step()
+        assert second.unfinished() == 1
+        reasons = [e["reason"] for e in room.log.entries if e["event"] == "drop folder unavailable"]
+        assert len(reasons) == 1
+        assert f"is served by process {os.getpid()} already" in reasons[0]
+        room.daemon.__exit__(None, None, None)
+        room.clock.now_s += 5
+        second.step()
+        room.clock.now_s += 2
+        second.step()
+        assert second.unfinished() == 0
+    assert len(room.pipeline.calls) == 1
 
 
-def test_without_a_drop_folder_watch_refuses_to_start(room):
-    room.config = Config()
-    with pytest.raises(BadConfig, match="no drop folder is set"):
-        watched(room, threading.Event())
+# the audit log
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_asks_to_stop_and_more_change_nothing(number):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with stop_on_signals() as stop:
-        assert not stop.is_set()
-        os.kill(os.getpid(), number)
-        assert stop.is_set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+def test_the_audit_log_has_a_line_for_every_result_and_every_refusal(room, tmp_path):
+    room.around = replace(room.around, audit=AuditLog(tmp_path / "audit.jsonl", room.clock.now()))
+    room.restart()
+    room.put("X.dcm")
+    room.put("Y.dcm", b"part")
+    room.run_for(310)
+    room.restart(room.journal_path.unlink)
+    room.run_for(10)
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [(line["event"], line.get("image"), line.get("status")) for line in lines] == [
+        ("begun", None, None),
+        ("published", "X.dcm", "ok"),
+        ("refused", "Y.dcm", "refused"),
+        ("found", "X.dcm", "ok"),
+        ("found", "Y.dcm", "refused"),
+    ]
+    assert verify(tmp_path / "audit.jsonl").broken_line is None
+    room.around.audit.close()
+
+
+def test_a_result_whose_audit_line_finds_no_space_gets_it_later(room, tmp_path, monkeypatch):
+    audit = AuditLog(tmp_path / "audit.jsonl", room.clock.now())
+    room.around = replace(room.around, audit=audit)
+    room.restart()
+    append, full = audit.append, [True]
+
+    def sometimes(*arguments: object) -> None:
+        if full[0]:
+            raise SpoolFull("audit.jsonl: no space; free some")
+        append(*arguments)
+
+    monkeypatch.setattr(audit, "append", sometimes)
+    room.put("X.dcm")
+    room.run_for(10)
+    assert room.result("X.dcm") is not None
+    assert room.states() != {"X.dcm": State.DONE}
+    full[0] = False
+    room.run_for(100)
+    assert room.states() == {"X.dcm": State.DONE}
+    assert len(room.pipeline.calls) == 1
+    assert '"event": "found", "image": "X.dcm"' in (tmp_path / "audit.jsonl").read_text()
+    audit.close()
+
+
+# progress
+
+
+def test_a_daemon_that_cannot_look_at_its_folder_for_want_of_a_journal_made_no_progress(room, monkeypatch):
+    def busy(_folder: Path) -> dict:
+        raise SpoolFull("journal: is locked")
+
+    assert not room.daemon.progressed()
+    monkeypatch.setattr(room.journal, "entries", busy)
+    assert room.daemon.step() > 0
+    assert not room.daemon.progressed()
+    monkeypatch.undo()
+    room.run_for(2)
+    assert room.daemon.progressed()
 
 
 # the log
@@ -648,3 +554,120 @@ def test_the_daemon_logs_no_trace_for_a_refused_file_and_only_known_keys(room):
     assert {key for entry in room.log.entries for key in entry} <= known | {"leftovers_removed"}
     assert "refused" in room.events()
     assert edge.errors.ResultNameTaken.__name__ in {entry.get("error") for entry in room.log.entries}
+
+
+# what is too large, and results folders that two services name
+
+
+def test_a_file_too_large_is_refused_in_the_journal_alone_and_never_read(room):
+    image = room.put("big.dcm")
+    os.truncate(image, 2**40)  # to hash it would take an hour
+    room.put("X.dcm")
+    room.run_for(10)
+    assert room.result("X.dcm")["status"] == "ok"
+    assert (room.entry("big.dcm").state, room.entry("big.dcm").kind) == (State.REFUSED, "FileTooLarge")
+    assert "the limit is 268435456" in room.entry("big.dcm").reason
+    assert room.result("big.dcm") is None
+    image.write_bytes(b"whole")
+    room.run_for(10)
+    assert room.result("big.dcm")["status"] == "ok"
+
+
+def test_a_file_too_large_is_not_even_hashed_against_a_result_that_is_there(room):
+    image = room.put("X.dcm")
+    room.run_for(10)
+    os.truncate(image, 2**40)
+    room.run_for(10)
+    assert room.entry("X.dcm").kind == "FileTooLarge"
+
+
+@pytest.fixture
+def two_rooms(tmp_path):
+    """Return two services whose drop folders have their results in one folder."""
+    (tmp_path / "results").mkdir()
+    rooms = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        room = Room(tmp_path / name)
+        entry = DropFolderConfig(path=room.drop, results_dir=tmp_path / "results")
+        room.config = room.config.model_copy(update={"drop_folder": (entry,)})
+        room.restart()
+        rooms.append(room)
+    yield rooms
+    for room in rooms:
+        room.stop()
+
+
+def test_a_results_folder_belongs_to_one_service_at_a_time(two_rooms):
+    one, other = two_rooms
+    one.put("IMG.dcm", b"one patient")
+    one.run_for(10)
+    other.put("IMG.dcm", b"another patient")
+    other.run_for(10)
+    assert (other.pipeline.calls, other.states()) == ([], {"IMG.dcm": State.RETRY_WAIT})
+    assert "stop one of the two" in other.entry("IMG.dcm").reason
+
+
+def test_a_younger_result_in_a_results_folder_is_compared_by_content(two_rooms):
+    one, other = two_rooms
+    other.put("IMG.dcm", b"another patient")
+    one.put("IMG.dcm", b"one patient")
+    one.run_for(10)
+    one.stop()
+    other.run_for(10)
+    assert other.pipeline.calls == [("IMG.dcm", False)]
+    one.start()
+
+
+def test_a_results_folder_inside_its_drop_folder_is_no_rival_of_it(room):
+    (room.drop / "results").mkdir()
+    entry = DropFolderConfig(path=room.drop, results_dir=room.drop / "results")
+    room.config = room.config.model_copy(update={"drop_folder": (entry,)})
+    room.restart()
+    room.put("X.dcm")
+    room.run_for(10)
+    assert room.states() == {"X.dcm": State.DONE}
+
+
+# an image on which the device always fails
+
+
+def test_an_image_on_which_the_device_always_fails_while_others_succeed_is_refused(room):
+    room.put("P.dcm")
+    room.pipeline.raises["P.dcm"] = (DeviceLost("cuda: illegal address") for _ in iter(int, 1))
+    for number in range(6):
+        room.put(f"{number}.dcm")
+        room.run_for(600)
+    assert [name for name, _ in room.pipeline.calls].count("P.dcm") < 40
+    assert room.result("P.dcm")["status"] == "refused"
+
+
+def test_a_device_that_fails_for_every_image_is_held_against_none(room):
+    for name in ("P.dcm", "Q.dcm"):
+        room.put(name)
+        room.pipeline.raises[name] = (DeviceLost("no GPU") for _ in range(20))
+    room.run_for(24 * 3600)
+    assert room.states() == {"P.dcm": State.DONE, "Q.dcm": State.DONE}
+
+
+def test_a_refusal_in_between_says_nothing_of_the_device(room):
+    room.put("P.dcm")
+    room.pipeline.raises["P.dcm"] = (DeviceLost("no GPU") for _ in iter(int, 1))
+    for number in range(6):
+        room.put(f"{number}.dcm", b"part")
+        room.run_for(600)
+    assert room.result("5.dcm")["status"] == "refused"
+    assert room.entry("P.dcm").state is State.RETRY_WAIT
+
+
+def test_a_journal_that_is_damaged_while_it_serves_ends_the_daemon_for_a_new_one(room, monkeypatch):
+    """No Stop: its status 78 would keep systemd from starting the one that sets the journal aside."""
+
+    def damaged(*_arguments: object, **_options: object) -> None:
+        raise JournalDamaged("journal.sqlite: is damaged")
+
+    room.put("X.dcm")
+    monkeypatch.setattr(room.journal, "record", damaged)
+    with pytest.raises(JournalDamaged):
+        room.run_for(10)
+    assert room.pipeline.calls == []

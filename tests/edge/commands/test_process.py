@@ -52,7 +52,7 @@ def result(path):
 def run_python(*arguments):
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,
@@ -162,7 +162,7 @@ class Answers:
 @pytest.fixture(scope="module")
 def documented():
     """Return the documented example of each status."""
-    examples = Path(__file__).parents[2] / "docs" / "examples"
+    examples = Path(__file__).parents[3] / "docs" / "examples"
     files = (examples / f"{name}.landmarks.json" for name in ("ok", "no_landmarks.png", "refused"))
     return [Result.model_validate_json(path.read_bytes()) for path in files]
 
@@ -296,7 +296,7 @@ def test_beside_an_image_on_a_read_only_share_nothing_can_be_stored(write, dicom
     )
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", steps],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode == 99 or "unshare failed" in done.stderr:
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")

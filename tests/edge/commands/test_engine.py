@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edge.cli import app
+from edge.commands.engine import table
 from edge.contract import read_contract
-from edge.engine_commands import table
 from edge.engines import SHIPPED_RELEASE
 from edge.signature import generate_key, sign
 from edge.store import Listed, Store
@@ -235,7 +235,8 @@ def test_the_service_ends_with_78_where_the_release_in_use_was_altered(
     landmarknet_edge, config, filled, tmp_path, policy
 ):
     damage(filled, "r2")
-    done = landmarknet_edge("watch", "--config", config(f'stale = "{policy}"'), "--once", cwd=tmp_path)
+    settings = config(f'stale = "{policy}"', "[[drop_folder]]", f"path = '{tmp_path / 'portal'}'")
+    done = landmarknet_edge("watch", "--config", settings, "--once", cwd=tmp_path)
     assert done.returncode == 78
     assert "r2/model.onnx: is not the file that its manifest names" in done.stderr
     assert "Traceback" not in done.stderr
@@ -251,7 +252,8 @@ def foreign(filled, staged):
 
 @pytest.mark.usefixtures("foreign")
 def test_the_service_ends_with_78_where_a_plan_does_not_fit_the_machine(landmarknet_edge, config, tmp_path):
-    done = landmarknet_edge("watch", "--config", config(), "--once", cwd=tmp_path)
+    settings = config("[[drop_folder]]", f"path = '{tmp_path / 'portal'}'")
+    done = landmarknet_edge("watch", "--config", settings, "--once", cwd=tmp_path)
     assert done.returncode == 78
     assert "tensorrt" in done.stderr
     assert "Traceback" not in done.stderr

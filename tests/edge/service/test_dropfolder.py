@@ -3,6 +3,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import structlog
 from structlog.testing import LogCapture
 from watchdog.events import FileClosedEvent, FileCreatedEvent, FileMovedEvent, FileSystemEventHandler
 
-from edge.dropfolder import DropFolder, HeldFolder, Identity
 from edge.errors import FolderUnavailable
-from edge.settle import Signature
+from edge.service.dropfolder import DropFolder, HeldFolder, Identity, results_below
+from edge.settle import Signature, State, Tracked
 
 
 class FakeObserver:
@@ -117,6 +118,90 @@ def test_a_subfolder_that_cannot_be_listed_is_one_warning(drop, log):
         assert list(folder.sweep()) == [seen]
     assert [entry["log_level"] for entry in log.entries] == ["warning"]
     assert str(deep).startswith(log.entries[0]["path"])
+
+
+def finished(found: dict[str, Signature]) -> dict[str, Tracked]:
+    return {path: Tracked(1, signature, State.DONE, 0.0, None) for path, signature in found.items()}
+
+
+def test_of_many_finished_files_each_is_asked_for_in_its_turn(drop, log, monkeypatch):
+    monkeypatch.setattr("edge.service.dropfolder.ASKED_MOST", 10)
+    paths = [put(drop / f"{number}.dcm") for number in range(40)]  # 1 + 40 // 10 = 5 turns
+    with opened(drop, log) as folder:
+        files = finished(folder.sweep())
+        for path in paths:
+            Path(path).write_bytes(b"written over in place")
+        changed = [{path for path, now in folder.sweep(files).items() if now.size_bytes == 21} for _ in range(5)]
+    assert set().union(*changed) == set(paths)
+    assert sum(map(len, changed)) == len(paths)  # none of them twice
+
+
+def test_what_is_new_unfinished_or_was_replaced_shows_at_once(drop, log, monkeypatch):
+    monkeypatch.setattr("edge.service.dropfolder.ASKED_MOST", 1)
+    waiting, replaced, *_ = [put(drop / f"{number}.dcm") for number in range(40)]
+    with opened(drop, log) as folder:
+        files = finished(folder.sweep())
+        files[waiting] = replace(files[waiting], state=State.INCOMPLETE)
+        for path in (waiting, str(drop / "another"), str(drop / "new.dcm")):
+            Path(path).write_bytes(b"larger than before")
+        (drop / "another").rename(replaced)
+        found = folder.sweep(files)
+    assert {path for path, now in found.items() if now.size_bytes == 18} == {waiting, replaced, str(drop / "new.dcm")}
+
+
+def test_a_hint_has_every_finished_file_asked_for(drop, log, monkeypatch):
+    monkeypatch.setattr("edge.service.dropfolder.ASKED_MOST", 1)
+    paths = [put(drop / f"{number}.dcm") for number in range(40)]
+    observer = FakeObserver()
+    with opened(drop, log, lambda: observer) as folder:
+        files = finished(folder.sweep())
+        for path in paths:
+            Path(path).write_bytes(b"written over in place")
+        observer.handler.dispatch(FileClosedEvent(paths[0]))
+        assert {now.size_bytes for now in folder.sweep(files).values()} == {21}
+
+
+def test_the_results_below_a_folder_are_found_in_one_listing(drop):
+    put(drop / "a.dcm")
+    results = {put(drop / "a.landmarks.json"), put(drop / "sub one" / os.fsdecode(b"\xfc.landmarks.json"))}
+    put(drop / "a.landmarks.png")
+    assert results_below(drop) == results
+    assert results_below(drop / "missing") == set()
+
+
+# one daemon at a time
+
+
+def test_a_folder_is_held_from_the_first_sweep_to_the_end(drop, log):
+    path = put(drop / "a.dcm")
+    with opened(drop, log) as first, opened(drop, log) as second:
+        first.sweep()
+        with pytest.raises(FolderUnavailable, match=rf"drop: is served by process {os.getpid()} already.*stop one"):
+            second.sweep()
+    with opened(drop, log) as second:
+        assert list(second.sweep()) == [path]
+
+
+def test_a_folder_that_went_away_is_let_go(drop, log, tmp_path):
+    with opened(drop, log) as first, opened(tmp_path / "was", log) as second:
+        first.sweep()
+        drop.rename(tmp_path / "was")
+        with pytest.raises(FolderUnavailable):
+            first.sweep()
+        assert second.sweep() == {}
+
+
+def test_a_share_that_knows_no_locks_is_one_warning_and_is_served(drop, log, monkeypatch):
+    def unsupported(_fd: int, _how: int) -> None:
+        raise OSError(9, "Bad file descriptor")  # what NFS says of a lock on what is not open for writing
+
+    monkeypatch.setattr("edge.service.dropfolder.fcntl.flock", unsupported)
+    path = put(drop / "a.dcm")
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    with opened(drop, log) as folder:
+        assert [list(folder.sweep()) for _ in range(3)] == [[path]] * 3
+        assert len(list(Path("/proc/self/fd").iterdir())) == open_files  # the share can be unmounted
+    assert [entry["log_level"] for entry in log.entries] == ["warning"]
 
 
 # a folder that goes away
@@ -249,3 +334,30 @@ def test_inotify_hints_at_a_file_moved_into_a_new_subfolder_and_leaves_no_thread
         assert list(folder.sweep()) == [str(drop / "new folder" / "a.dcm")]
     assert threading.active_count() == threads
     assert log.entries == []
+
+
+def test_a_folder_inside_one_that_is_served_is_served_already_and_the_other_way_round(drop, log):
+    (drop / "room1").mkdir()
+    for first, second in [(drop, drop / "room1"), (drop / "room1", drop)]:
+        with opened(first, log) as one, opened(second, log) as other:
+            one.sweep()
+            with pytest.raises(FolderUnavailable, match="already"):
+                other.sweep()
+
+
+def test_two_folders_side_by_side_are_no_rivals(drop, log):
+    other = drop.with_name("other")
+    other.mkdir()
+    with opened(drop, log) as one, opened(other, log) as two:
+        assert (one.sweep(), two.sweep()) == ({}, {})
+
+
+def test_what_is_named_like_a_result_but_is_none_of_ours_is_one_warning(drop, log):
+    for name in ("left.landmarks.dcm", "X.landmarks.json", "X.landmarks.png", "X.landmarks.sr.dcm"):
+        put(drop / name)
+    with opened(drop, log) as folder:
+        assert [folder.sweep(), folder.sweep()] == [{}, {}]
+    assert [(entry["log_level"], entry["path"]) for entry in log.entries] == [
+        ("warning", str(drop / "left.landmarks.dcm"))
+    ]
+    assert "rename it" in log.entries[0]["event"]

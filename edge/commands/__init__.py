@@ -1,0 +1,1 @@
+"""`landmarknet-edge`, command by command, by theme."""

@@ -1,0 +1,157 @@
+"""Portal images by way of a process under limits: whatever a hostile file does, it does there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from edge.config import Config
+from edge.errors import (
+    BadConfig,
+    DamagedImage,
+    EdgeError,
+    ImageUnreadable,
+    ImplausibleGeometry,
+    NotAnImage,
+    ReaderDied,
+    UnsupportedImage,
+)
+from edge.geometry import ImageGeometry
+from edge.pixel_checks import MAX_SIDE_PX
+from edge.processes.child import Child, ChildDied, Message
+from edge.records import ImageIdentity, PortalImage
+
+START_S = 60.0
+MOST_IMAGES = 500  # by one process: whatever a decoder leaks or a file left behind goes with it
+PIXELS_MOST_BYTES = 4 * MAX_SIDE_PX**2
+MESSAGE_MOST = 1000  # characters
+# what a file can be; a reader that was taken over must not be able to say anything that stops the daemon
+ANSWERS: Final[dict[str, type[EdgeError]]] = {
+    kind.__name__: kind
+    for kind in (NotAnImage, UnsupportedImage, DamagedImage, ImplausibleGeometry, ImageUnreadable, ReaderDied)
+}
+
+
+@dataclass(frozen=True)
+class ReaderLimits:
+    """What one image may take. ``wall_s`` is the parent's, all else the kernel enforces in the child."""
+
+    memory_mb: int  # of address space, the reader's own 170 MB included
+    cpu_s: float
+    wall_s: float
+    file_bytes: int
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Return the limits that a configuration sets."""
+        return cls(config.read_memory_mb, config.read_s, config.read_s, config.largest_file_mb * 2**20)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A portal image without its pixels, as `edge.processes.reader_child.described` tells it."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False, extra="forbid")
+
+    identity: ImageIdentity
+    polarity_source: str
+    geometry: ImageGeometry | None
+    geometry_reason: str | None
+
+
+_ANSWER = TypeAdapter(_Described)
+
+
+class ReaderProcess:
+    """Read images in a child, which is started anew when it died, or has read ``most_images``."""
+
+    def __init__(
+        self,
+        limits: ReaderLimits,
+        most_images: int = MOST_IMAGES,
+        command: Sequence[str] = ("-m", "edge.processes.reader_child"),
+    ) -> None:
+        self._limits = limits
+        self._most_images = most_images
+        self._command = command
+        self._child: Child | None = None
+        self._ready = False
+        self._images = 0
+
+    def start(self) -> None:
+        """Begin to start the child, without waiting for it."""
+        limits = self._limits
+        try:
+            arguments = [str(limits.memory_mb), str(limits.cpu_s), str(limits.file_bytes)]
+            self._child = Child(self._command, arguments, quiet=True)
+        except ChildDied as exc:
+            raise ImageUnreadable(f"the reader {exc}; it is tried again; free some memory if it stays so") from exc
+        self._ready, self._images = False, 0
+
+    def await_ready(self) -> None:
+        """Wait until the child can read, starting it where there is none.
+
+        Raises `BadConfig` where its memory is set too low, `ImageUnreadable` where it does not start just now.
+        """
+        if self._child is None or not self._child.lives() or self._images >= self._most_images:
+            self.close()
+            self.start()
+        assert self._child
+        if self._ready:
+            return
+        try:
+            said = self._child.hear(within_s=START_S).header
+        except ChildDied as exc:
+            self.close()
+            raise ImageUnreadable(f"the reader {exc} before it was ready; it is tried again") from exc
+        if said.get("error") == "BadConfig":
+            self.close()
+            raise BadConfig(str(said.get("message")))
+        self._ready = True
+
+    def read(self, path: Path, name: str) -> PortalImage:
+        """Return the portal image in ``path``, which messages call ``name``.
+
+        Raises what `read_portal_image` raises, and `ReaderDied` where the file killed the child or took too much.
+        """
+        self.await_ready()
+        assert self._child
+        self._images += 1
+        try:
+            request = Message({"path": str(path), "name": name})
+            answer = self._child.ask(request, within_s=self._limits.wall_s, most_bytes=PIXELS_MOST_BYTES)
+            return _portal_image(answer, name)
+        except ChildDied as exc:
+            self.close()
+            raise ReaderDied(f"{name}: the process that read it {exc}; check what was exported") from exc
+        except (ValidationError, ValueError, LookupError) as exc:
+            self.close()
+            raise ReaderDied(f"{name}: the process that read it gave an answer that makes no sense") from exc
+        except ReaderDied:  # it ran out of memory, and what that left behind is nobody's to know
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the child. Closing twice is once."""
+        if self._child is not None:
+            self._child.close()
+        self._child = None
+
+
+def _portal_image(answer: Message, name: str) -> PortalImage:
+    if "error" in answer.header:
+        kind = ANSWERS[str(answer.header["error"])]
+        raise kind(str(answer.header["message"])[:MESSAGE_MOST])
+    told = _ANSWER.validate_python(answer.header)
+    rows, columns = told.identity.rows, told.identity.columns
+    (blob,) = answer.blobs
+    if told.identity.name != name or min(rows, columns) < 1:
+        raise ValueError(f"{told.identity.name}, {rows} x {columns}")
+    pixels = np.frombuffer(blob, np.float32).reshape(rows, columns)
+    pixels.setflags(write=False)
+    return PortalImage(pixels, told.polarity_source, told.geometry, told.geometry_reason, told.identity)

@@ -1,0 +1,115 @@
+"""What `watch` serves with: the state folder, what it remembers by, and a worker that a reload replaces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from edge import __version__
+from edge.config import Config
+from edge.constancy import ConstancyRun, judge
+from edge.errors import BadConfig, DeviceLost
+from edge.processes.worker import Worker
+from edge.service.audit_log import AuditLog
+from edge.service.journal import Journal
+from edge.service.metrics import serve_metrics
+from edge.service.notify import open_notifier
+from edge.service.spool import clear_spool, has_room
+from edge.service.state import AUDIT_LOG, JOURNAL, SPOOL, held, state_folder
+from edge.service.supervised import SupervisedProcess
+from edge.service.surroundings import Process, Surroundings, local_now
+from edge.service.watch import Reload, reload_on_hangup, stop_on_signals, watch
+
+
+def serve(read: Callable[[], Config], log: FilteringBoundLogger, *, once: bool = False) -> int:
+    """Serve the drop folders of the configuration that ``read`` gives, and gives anew at SIGHUP, until a signal.
+
+    Returns what `edge.service.watch.watch` returns; raises `Stop`, and `TryAgain` where it cannot begin just now.
+    """
+    with stop_on_signals() as stop:
+        config = read()
+        with serving(config, log) as served:
+            reload = Reload(lambda: served.reopened(read()))
+            with reload_on_hangup(reload):
+                process = served.open(config)
+                return watch(config, process, stop=stop, log=log, once=once, around=served.around, reload=reload)
+
+
+@contextmanager
+def serving(config: Config, log: FilteringBoundLogger) -> Iterator[Serving]:
+    """Hold the state folder, and open in it what `watch` remembers by."""
+    with (
+        held(state_folder(config)) as folder,
+        Journal.open(folder / JOURNAL) as journal,
+        AuditLog(folder / AUDIT_LOG, local_now()) as audit,
+        serve_metrics(config.metrics_port, log) as metrics,
+    ):
+        if journal.set_aside:
+            log.error("the journal was damaged and is begun anew", set_aside=str(journal.set_aside))
+        clear_spool(folder / SPOOL)
+        notifier = open_notifier(os.environ)
+        around = Surroundings(journal, audit, metrics, notifier, has_room=lambda: has_room(folder / SPOOL))
+        with closing(Serving(folder, config.metrics_port, log, around)) as served:
+            yield served
+
+
+class Serving:
+    """What `watch` serves with: its worker is another one after a reload, the rest stays."""
+
+    def __init__(self, folder: Path, metrics_port: int | None, log: FilteringBoundLogger, around: Surroundings) -> None:
+        self.around = replace(around, check_golden=self.check_golden)
+        self._folder = folder
+        self._port = metrics_port
+        self._log = log
+        self._worker: Worker | None = None
+
+    def open(self, config: Config) -> Process:
+        """Open the release of a configuration in a worker; the one before ends when this one is ready."""
+        notifier = self.around.notifier
+        worker = Worker(config, waiting=notifier.waiting)
+        worker.open()
+        try:
+            self._note_engine(worker, config)
+        except BaseException:
+            worker.close()
+            raise
+        self.close()
+        self._worker = worker
+        most_bytes = config.largest_file_mb * 2**20
+        return SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive)
+
+    def reopened(self, config: Config) -> tuple[Config, Process]:
+        """Open the worker of a configuration that was read anew; raise `Stop`, and keep the old one, if that fails."""
+        if (folder := state_folder(config)) != self._folder:
+            raise BadConfig(f"state_dir cannot go from {self._folder} to {folder} while the daemon runs; restart it")
+        if (port := config.metrics_port) != self._port:
+            raise BadConfig(f"metrics_port cannot go from {self._port} to {port} while the daemon runs; restart it")
+        return config, self.open(config)
+
+    def check_golden(self, now: datetime) -> ConstancyRun:
+        """Run the golden images through the live engine, and judge what it answers."""
+        if self._worker is None:
+            raise DeviceLost("the worker was not opened yet; open it first")
+        drift, opened = self._worker.check_golden(), self._worker.describe()
+        tolerances = opened.contract.golden_tolerance_net_px, opened.contract.golden_tolerance_score
+        return judge(drift, *tolerances, opened.release, now)
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker:
+            self._worker.close()
+
+    def _note_engine(self, worker: Worker, config: Config) -> None:
+        opened = worker.describe()
+        facts = opened.provenance.model_dump(include={"release", "model_sha256", "contract_sha256", "manifest_sha256"})
+        if self.around.audit:
+            self.around.audit.engine(facts | {"config_sha256": config.sha256()}, self.around.now())
+        self._log.info("ready", release=opened.release, version=__version__)
+        for warning in opened.warnings:
+            self._log.warning("release does not fit", reason=warning)

@@ -1,0 +1,413 @@
+import errno
+import fcntl
+import os
+import socket
+import threading
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
+from pathlib import Path
+
+import pytest
+
+from edge.config import Config, DropFolderConfig
+from edge.errors import BackendFailed, BadRelease
+from edge.log import open_log
+from edge.service.checkup import (
+    Finding,
+    Machine,
+    Service,
+    check_all,
+    clock_synchronised,
+    file_system,
+    run_program,
+    service_of,
+    within,
+)
+from edge.service.metrics import serve_metrics
+from edge.service.spool import HIGH_WATER_BYTES
+from edge.staleness import MachineFacts
+
+LOCAL = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+PLENTY_BYTES = 50_000_000_000
+UNIT_SHOWN = "LoadState=loaded\nUnitFileState=enabled\nActiveState=active\nUser=landmarknet-edge\n"
+EXPOSED = "  PrivateTmp=  ...\n→ Overall exposure level for landmarknet-edge.service: {} OK 🙂\n"
+
+
+def systemd(shown=UNIT_SHOWN, exposure="0.6"):
+    """Return what `Machine.run` gives on a machine with the service installed."""
+    return lambda command: EXPOSED.format(exposure) if command[0] == "systemd-analyze" else shown
+
+
+@dataclass
+class Room:
+    """A configuration in order on a machine in order; `check` tells what a change of either brings."""
+
+    config: Config
+    machine: Machine
+    base: Path
+
+    def check(self, config=None, **answers):
+        here = replace(self.machine, **answers)
+        service = Service(Path("/etc/room.toml"), config or self.config, "landmarknet-edge.service")
+        return check_all(lambda: service, here)
+
+    def findings(self, about, config=None, **answers):
+        """Return what is said ``about`` something; a test's own folder carries its name, which does not count."""
+        return [one for one in self.check(config, **answers) if about in one.what.replace(str(self.base), "")]
+
+    def changed(self, **changes):
+        return self.config.model_copy(update=changes)
+
+    def with_folder(self, **changes):
+        folder = self.config.drop_folder[0].model_copy(update=changes)
+        return self.changed(drop_folder=(folder,))
+
+
+@pytest.fixture
+def room(tmp_path, engine):
+    drop, state = tmp_path / "drop", tmp_path / "state"
+    drop.mkdir()
+    state.mkdir()
+    machine = Machine(
+        run=systemd(),
+        mounts=lambda: LOCAL,
+        clock=lambda: True,
+        free_bytes=lambda folder: PLENTY_BYTES,
+        open_engine=lambda config: engine([]),
+        facts=lambda flavour: MachineFacts("1.32"),
+        user_id=999,
+    )
+    return Room(Config(drop_folder=(DropFolderConfig(path=drop),), state_dir=state), machine, tmp_path)
+
+
+def levels(findings):
+    return [finding.level for finding in findings]
+
+
+# --- all of it ---
+
+
+def test_a_room_in_order_has_nothing_to_mend(room):
+    findings = room.check()
+    assert set(levels(findings)) == {"ok"}
+    assert [finding.mend for finding in findings] == [None] * len(findings)
+    text = "\n".join(finding.what.replace(str(room.base), "") for finding in findings)
+    parts = (
+        "configuration",
+        "drop folder",
+        "results",
+        "journal",
+        "clock",
+        "engine",
+        "library",
+        "edge.service: is hard",
+    )
+    assert [part for part in parts if part not in text] == []
+
+
+def test_a_check_leaves_nothing_behind(room, tmp_path):
+    room.check()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_everything_that_is_not_in_order_says_how_to_mend(room, tmp_path):
+    bad = [
+        *room.check(room.changed(drop_folder=()), run=lambda command: None, clock=lambda: None),
+        *room.check(room.with_folder(path=tmp_path / "none"), clock=lambda: False, free_bytes=lambda folder: 0),
+        *room.check(run=systemd("LoadState=not-found\n")),
+    ]
+    bad = [finding for finding in bad if finding.level != "ok"]
+    assert len(bad) == 7
+    assert all(finding.mend for finding in bad)
+
+
+# --- configuration ---
+
+
+def test_a_wrong_configuration_is_all_that_can_be_said(tmp_path):
+    file = tmp_path / "edge.toml"
+    file.write_text("overlai = true\nsettle_s = -1\n")
+    (finding,) = check_all(lambda: service_of(file))
+    assert finding.level == "fault"
+    assert f"configuration {file}: " in finding.what
+    assert "did you mean overlay?" in finding.what
+    assert "settle_s" in finding.what
+
+
+def test_a_configuration_without_drop_folders_is_a_fault(room):
+    (finding,) = room.findings("no drop folder", room.changed(drop_folder=()))
+    assert finding.level == "fault"
+    assert "[[drop_folder]]" in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "unit"),
+    [
+        ("landmarknet-edge.toml", "/var/lib/landmarknet-edge", "landmarknet-edge.service"),
+        ("room2.toml", "/var/lib/landmarknet-edge-room2", "landmarknet-edge@room2.service"),
+    ],
+)
+def test_an_installed_service_is_known_by_its_configuration(tmp_path, name, state, unit):
+    file = tmp_path / name
+    file.write_text("threads = 2\n")
+    service = service_of(file, environment={}, installed=tmp_path / "landmarknet-edge.toml")
+    assert (service.config.threads, service.config.state_dir, service.unit) == (2, Path(state), unit)
+
+
+def test_without_a_file_the_installed_service_is_meant(tmp_path):
+    file = tmp_path / "landmarknet-edge.toml"
+    assert service_of(None, environment={}, installed=file).config == Config()
+    file.write_text("threads = 2\n")
+    assert service_of(None, environment={}, installed=file).config_file == file
+
+
+def test_a_state_folder_that_is_named_stays(tmp_path):
+    file = tmp_path / "landmarknet-edge.toml"
+    file.write_text("state_dir = '/srv/state'\n")
+    assert service_of(file, environment={}, installed=file).config.state_dir == Path("/srv/state")
+    file.write_text("")
+    assert service_of(file, environment={"STATE_DIRECTORY": "/given"}, installed=file).config.state_dir is None
+
+
+def test_a_configuration_elsewhere_is_no_service_s(tmp_path):
+    file = tmp_path / "landmarknet-edge.toml"
+    file.write_text("")
+    assert service_of(file, environment={}).config.state_dir is None
+
+
+# --- drop folders ---
+
+
+def test_a_drop_folder_that_is_not_there_is_a_fault(room, tmp_path):
+    (finding,) = room.findings("drop folder /", room.with_folder(path=tmp_path / "none"))
+    assert (finding.level, finding.mend) == ("fault", "create it or mount its share")
+
+
+def test_a_drop_folder_that_is_a_file_is_a_fault(room, write):
+    (finding,) = room.findings("drop folder /", room.with_folder(path=write(b"", "file")))
+    assert (finding.level, finding.mend) == ("fault", "it is a file: name a folder")
+
+
+def test_a_share_that_does_not_answer_does_not_keep_the_check_waiting(room):
+    held = threading.Event()
+    answers = chain([held.wait], repeat(lambda: LOCAL))  # the first one is asked about the drop folder
+    (finding,) = room.findings("drop folder /", mounts=lambda: next(answers)(), answer_s=0.05)  # noqa: PLW0108
+    held.set()
+    assert (finding.level, finding.what.partition(": ")[2]) == ("fault", "does not answer")
+
+
+def test_a_fault_of_ours_in_a_folder_s_check_is_not_taken_for_a_share():
+    with pytest.raises(ZeroDivisionError):
+        within(5.0, lambda: [1 / 0], Finding("fault", "does not answer"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("cifs", "warning"), ("nfs4", "warning"), ("fuse.sshfs", "warning"), ("xfs", None)]
+)
+def test_events_of_a_share_are_worth_a_warning(room, kind, level):
+    mounts = LOCAL + f"22 21 0:50 / {room.config.drop_folder[0].path} rw - {kind} //server/drop rw\n"
+    found = room.findings("raise no events", mounts=lambda: mounts)
+    assert levels(found) == ([level] if level else [])
+    assert room.findings("raise no events", room.with_folder(events=False), mounts=lambda: mounts) == []
+
+
+def test_a_folder_that_a_daemon_serves_is_in_order(room):
+    fd = os.open(room.config.drop_folder[0].path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    (finding,) = room.findings("a daemon serves it")
+    os.close(fd)
+    assert finding.level == "ok"
+    assert room.findings("a daemon serves it") == []
+
+
+def test_results_that_cannot_be_written_are_a_fault(room, tmp_path):
+    (finding,) = room.findings("results", room.with_folder(results_dir=tmp_path / "none"))
+    assert finding.level == "fault"
+    assert str(tmp_path / "none") in finding.what
+    assert "create it" in finding.mend
+
+
+# --- what a path lies on ---
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/srv/portal", "ext4"),
+        ("/mnt/room one/x", "cifs"),  # written as \040
+        ("/mnt/room", "ext4"),
+        ("/mnt/room one", "cifs"),
+        ("/over", "nfs4"),  # mounted over another one
+    ],
+)
+def test_a_path_lies_on_the_innermost_and_topmost_mount(path, kind):
+    mounts = (
+        LOCAL
+        + "30 21 0:40 / /mnt/room\\040one rw shared:5 master:1 - cifs //server/drop rw,vers=3.0\n"
+        + "31 21 0:41 / /over rw - xfs /dev/sdb rw\n"
+        + "32 21 0:42 / /over rw - nfs4 server:/export rw\n"
+    )
+    assert file_system(Path(path), mounts) == kind
+
+
+def test_this_machine_s_mounts_are_understood():
+    assert file_system(Path("/proc/self"), Machine().mounts()) == "proc"
+
+
+# --- state ---
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "level"),
+    [(HIGH_WATER_BYTES - 1, "fault"), (HIGH_WATER_BYTES, "warning"), (1_999_999_999, "warning"), (2_000_000_000, "ok")],
+)
+def test_little_space_is_a_warning_and_too_little_a_fault(room, free_bytes, level):
+    (finding,) = room.findings("GB are free", free_bytes=lambda folder: free_bytes)
+    assert finding.level == level
+
+
+def test_a_state_folder_on_a_share_is_a_fault(room):
+    mounts = LOCAL + f"22 21 0:50 / {room.config.state_dir} rw - nfs4 server:/state rw\n"
+    (finding,) = room.findings("on a share", mounts=lambda: mounts)
+    assert finding.level == "fault"
+    assert "state_dir" in finding.mend
+
+
+def test_a_state_folder_that_is_not_there_is_made_later(room, tmp_path):
+    asked = []
+    config = room.changed(state_dir=tmp_path / "a/b")
+    (finding,) = room.findings("first start", config, free_bytes=lambda folder: asked.append(folder) or PLENTY_BYTES)
+    assert finding.level == "ok"
+    assert asked == [tmp_path]
+    assert not (tmp_path / "a").exists()
+
+
+# --- clock ---
+
+
+@pytest.mark.parametrize(("answer", "level"), [(True, "ok"), (False, "warning"), (None, "warning")])
+def test_a_clock_that_nobody_keeps_right_is_a_warning(room, answer, level):
+    assert levels(room.findings("clock", clock=lambda: answer)) == [level]
+
+
+def test_the_kernel_is_asked_without_changing_anything():
+    assert clock_synchronised() in {True, False, None}
+
+
+# --- engine ---
+
+
+def test_the_engine_is_named_with_library_gpu_and_driver(room):
+    facts = MachineFacts("11.1", gpu="NVIDIA L4", compute_capability="8.9", driver="580.65.06, CUDA 13.0")
+    text = [one.what for one in room.findings("", facts=lambda flavour: facts)]
+    assert "engine small-1 (onnxruntime, fp32): golden answers given" in text
+    assert "library: onnxruntime 11.1, NVIDIA L4, driver 580.65.06, CUDA 13.0" in text
+
+
+def test_an_engine_s_warnings_are_warnings(room, engine):
+    warned = replace(engine([]), warnings=("library 1.31, built for 1.30",))
+    (finding,) = room.findings("built for 1.30", open_engine=lambda config: warned)
+    assert finding.level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "mend"),
+    [
+        (BadRelease("r1: cannot be read (gone); publish it again"), "r1: cannot be read (gone)", "publish it again"),
+        (BackendFailed("no GPU"), "no GPU", "choose another release: landmarknet-edge engine list"),
+    ],
+)
+def test_an_engine_that_does_not_open_is_a_fault(room, error, what, mend):
+    def fail(config):
+        raise error
+
+    findings = room.check(open_engine=fail)
+    assert Finding("fault", what, mend) in findings
+    assert not [finding for finding in findings if "golden answers given" in finding.what]
+
+
+def test_an_engine_gives_its_device_back(room, engine):
+    closed = []
+    held = engine([])
+    object.__setattr__(held.backend, "close", lambda: closed.append(True))
+    room.check(open_engine=lambda config: held)
+    assert closed == [True]
+
+
+# --- metrics ---
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_without_metrics_their_port_is_not_asked_for(room):
+    assert room.findings("metrics") == []
+
+
+def test_a_free_port_can_serve_metrics(room, port):
+    assert levels(room.findings("metrics", room.changed(metrics_port=port))) == ["ok"]
+
+
+def test_a_port_that_our_daemon_serves_is_in_order(room, port):
+    with serve_metrics(port, open_log()):
+        (finding,) = room.findings("metrics", room.changed(metrics_port=port))
+    assert (finding.level, "daemon serves" in finding.what) == ("ok", True)
+
+
+def test_a_port_that_another_program_has_is_a_fault(room, port):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))  # it does not listen: whoever asks is refused
+        (finding,) = room.findings("metrics", room.changed(metrics_port=port))
+    assert (finding.level, finding.mend) == ("fault", "set another metrics_port")
+    assert os.strerror(errno.EADDRINUSE) in finding.what
+
+
+# --- systemd ---
+
+
+@pytest.mark.parametrize(
+    ("run", "level", "said", "mend"),
+    [
+        (lambda command: None, "warning", "does not answer", "on the machine itself"),
+        (systemd("LoadState=not-found\n"), "warning", "not installed", "install-service --apply"),
+        (systemd(UNIT_SHOWN.replace("=active", "=failed")), "fault", "has failed", "journalctl"),
+        (systemd(UNIT_SHOWN.replace("=enabled", "=disabled")), "warning", "does not start", "systemctl enable"),
+        (systemd(exposure="1.2"), "warning", "exposure is 1.2", "systemctl cat"),
+        (systemd(exposure="none"), "warning", "cannot be judged", "systemd-analyze security"),
+    ],
+)
+def test_a_unit_that_is_not_as_it_should_be_is_named(room, run, level, said, mend):
+    (finding,) = [one for one in room.check(run=run) if one.level != "ok"]
+    assert (finding.level, said in finding.what, mend in finding.mend) == (level, True, True)
+
+
+def test_the_meant_exposure_itself_is_hardened(room):
+    assert levels(room.findings("exposure 1.1", run=systemd(exposure="1.1"))) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "levels_found"),
+    [("-{0} -/srv/other", []), ("/srv/other -{0.parent}", []), ("-/srv/other", ["fault"]), ("", ["fault"])],
+)
+def test_a_folder_that_the_unit_does_not_let_the_service_write_to_is_a_fault(room, paths, levels_found):
+    folder = room.config.drop_folder[0].path
+    shown = UNIT_SHOWN + f"ProtectSystem=strict\nReadWritePaths={paths.format(folder)}\n"
+    found = room.findings("may not write to", run=systemd(shown))
+    assert levels(found) == levels_found
+    assert all("install-service --apply" in finding.mend for finding in found)
+
+
+def test_root_is_told_that_the_service_may_do_less(room):
+    (finding,) = room.findings("ran as root", user_id=0)
+    assert finding.mend == "runuser -u landmarknet-edge -- landmarknet-edge check"
+    assert room.findings("ran as root", user_id=0, run=systemd(UNIT_SHOWN.replace("landmarknet-edge", ""))) == []
+
+
+def test_a_program_that_is_missing_or_fails_gives_no_answer():
+    assert run_program(["landmarknet-edge-no-such-program"]) is None
+    assert run_program(["false"]) is None
+    assert run_program(["echo", "hello"]) == "hello\n"
