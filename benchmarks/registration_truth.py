@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from edge.registration import Registration, Rules, register
-from edge.sighting import PlaneLandmark, Sighting
+from edge.registration.register import Registration, Rules, register
+from edge.registration.sighting import PlaneLandmark, Sighting
 
 SAD_MM = 1000.0
 MARGINS = (0.0, 3.0, 5.0, 7.0, 9.0, 12.0)

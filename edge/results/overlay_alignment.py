@@ -9,7 +9,7 @@ from PIL import ImageDraw, ImageFont
 
 from edge.geometry import ImageGeometry
 from edge.records import Landmark
-from edge.registration import Registration
+from edge.registration.register import Registration
 from edge.results.wording import Alignment, shift_line, shift_of, support_line
 
 WHITE, RIM = (255, 255, 255), (0, 0, 0)

@@ -16,7 +16,7 @@ from edge.contract import KindContract
 from edge.dicom_image import read_dicom, read_headless_dicom
 from edge.pixel_checks import StoredImage
 from edge.records import Landmark, PortalImage
-from edge.registration import Registration
+from edge.registration.register import Registration
 from edge.results.dicom_common import Making, finished
 from edge.results.dicom_source import DicomSource
 from edge.results.overlay_alignment import EXPLAINED, RADIUS95_SIGMA, arrow_head, planned_px

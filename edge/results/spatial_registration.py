@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, SpatialRegistrationStorage
 
-from edge.registration import Registration
+from edge.registration.register import Registration
 from edge.results.dicom_common import Making, finished
 from edge.results.dicom_source import DicomSource
 from edge.results.wording import shift_of, short_shift

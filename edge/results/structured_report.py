@@ -16,7 +16,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 from edge.records import Landmark
-from edge.registration import Registration
+from edge.registration.register import Registration
 from edge.results import report_codes as codes
 from edge.results.dicom_common import MANUFACTURER, MODEL_NAME, Making, finished
 from edge.results.dicom_source import DicomSource, all_notes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from edge.records import Landmark
 
 if TYPE_CHECKING:
-    from edge.registration import Registration
-    from edge.sighting import PlaneLandmark
+    from edge.registration.register import Registration
+    from edge.registration.sighting import PlaneLandmark
 
 WARNING = "Research use only: decision support, not a medical device. Model trained on simulated images."
 DIRECTION = (

@@ -1,12 +1,12 @@
-"""RTK, another implementation of IEC 61217, sees points of the room where `edge.two_views` says that they are seen."""
+"""RTK, another implementation of IEC 61217, sees points of the room where `two_views` says they are seen."""
 
 import math
 
 import numpy as np
 import pytest
 
-from edge.registration import Registration
-from edge.two_views import room_shift
+from edge.registration.register import Registration
+from edge.registration.two_views import room_shift
 
 SAD_MM = 1000.0
 

@@ -14,7 +14,7 @@ import pytest
 from edge.contract import KindContract
 from edge.portal_image import read_portal_image
 from edge.records import Landmark, PortalImage
-from edge.registration import Registration, RunnerUp
+from edge.registration.register import Registration, RunnerUp
 from edge.results.dicom_common import Making
 from edge.results.dicom_source import DicomSource, read_source
 

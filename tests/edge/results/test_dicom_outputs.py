@@ -296,7 +296,7 @@ def test_every_uid_follows_from_the_key_and_none_is_shared(portal, all_objects):
 
 def test_the_service_does_not_load_highdicom_before_an_object_is_wanted():
     """It takes a fifth of a second and 20 MB."""
-    loaded = "edge.cli, edge.pipeline, edge.daemon, edge.results.overlay, edge.results.dicom_outputs"
+    loaded = "edge.cli, edge.pipeline, edge.service.serving, edge.processes.worker_child, edge.results.dicom_outputs"
     asked = f"import sys, {loaded}; print('highdicom' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

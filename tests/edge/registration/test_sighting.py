@@ -4,7 +4,7 @@ import pytest
 from edge.contract import KindContract
 from edge.geometry import GeometryTags, image_geometry
 from edge.records import ImageIdentity, Landmark, PortalImage
-from edge.sighting import shape_of, sighting
+from edge.registration.sighting import shape_of, sighting
 
 KINDS = (
     KindContract(kind="spinous_process", threshold=0.5, at_most=16),

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.couch import IEC61217, VARIAN_IEC, VARIAN_STANDARD, CouchMove, couch_move, table_axes
-from edge.registration import NORMAL_95, Registration
-from edge.two_views import RoomShift, room_shift
+from edge.registration.couch import IEC61217, VARIAN_IEC, VARIAN_STANDARD, CouchMove, couch_move, table_axes
+from edge.registration.register import NORMAL_95, Registration
+from edge.registration.two_views import RoomShift, room_shift
 
 LAW = settings(derandomize=True, max_examples=50, database=None, deadline=None)
 ROOM = st.tuples(*[st.floats(-20, 20)] * 3)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edge.two_views import RoomShift, Vector3
+from edge.registration.two_views import RoomShift, Vector3
 
 LEVEL_DEG = 1.0  # a couch turned by less is taken as not turned: 0.35 mm of 20 mm
 

@@ -7,8 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edge.geometry import ISOCENTRE_UNCERTAIN, RECEPTOR_TRANSLATION_ASSUMED
-from edge.registration import NORMAL_95, PARALLAX, PARALLAX_LATERAL, Rules, register
-from edge.sighting import PlaneLandmark, Sighting
+from edge.registration.register import NORMAL_95, PARALLAX, PARALLAX_LATERAL, Rules, register
+from edge.registration.sighting import PlaneLandmark, Sighting
 
 ARITHMETIC_MM = 1e-6
 WINDOW = (-130.0, -130.0, 130.0, 130.0)

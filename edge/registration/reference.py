@@ -1,6 +1,6 @@
 """The store of references: what the plan says an image of a beam should show, one signed-off JSON file per beam.
 
-``FOLDER/<key>.reference.json``, where the key is the hash of plan, beam and patient (`edge.planned_beam.beam_key`); so
+``FOLDER/<key>.reference.json``, where the key is the hash of plan, beam and patient (`planned_beam.beam_key`); so
 neither names nor contents say whose reference it is. A reference's landmarks come from the same network, run on the
 planned DRR, or from a person who signs for them.
 """
@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge.errors import BadReference, StoreNotWritable
-from edge.sighting import PlaneLandmark, Shape, Sighting
+from edge.registration.sighting import PlaneLandmark, Shape, Sighting
 
 REFERENCE_SCHEMA: Final = "landmarknet-edge/reference/1"
 SUFFIX = ".reference.json"

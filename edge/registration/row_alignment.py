@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge.rigid_fit import SCALE_SIGMA, SETUP_ROTATION_SIGMA_DEG, Fit, Pairs, fit_rigid, squares
-from edge.sighting import PlaneLandmark
+from edge.registration.rigid_fit import SCALE_SIGMA, SETUP_ROTATION_SIGMA_DEG, Fit, Pairs, fit_rigid, squares
+from edge.registration.sighting import PlaneLandmark
 
 LARGEST_SHIFT_MM = 60.0  # two vertebrae; no explanation is looked for beyond
 ELSEWHERE_MM = 6.0  # half of the smallest distance of two spinous processes: explanations nearer are the same one

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from edge.registration import NORMAL_95, Registration
+from edge.registration.register import NORMAL_95, Registration
 
 LEAST_ANGLE_DEG = 60.0  # between the beams; nearer, an error along the common beam grows more than twofold
 SAME_COUCH_DEG = 0.5
@@ -36,7 +36,7 @@ class RoomShift:
     shared_axis_mm: float | None  # first minus second view along y, which both measure
     shared_axis_sigma_mm: float | None  # its standard uncertainty
     gantry_deg: tuple[float | None, float | None]
-    support_deg: float | None  # of the couch, for `edge.couch`
+    support_deg: float | None  # of the couch, for `edge.registration.couch`
     axes: str = "IEC 61217 fixed: +x right and +y towards the gantry for an observer who faces it, +z up"
 
 

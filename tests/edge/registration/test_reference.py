@@ -10,8 +10,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from edge.errors import BadReference, StoreNotWritable
-from edge.planned_beam import RT_IMAGE_CLASS, RT_PLAN_CLASS, beam_key, beam_of_image, beams_of_plan, image_key
-from edge.reference import (
+from edge.planned_beam import (
+    RT_IMAGE_CLASS,
+    RT_PLAN_CLASS,
+    beam_key,
+    beam_of_image,
+    beams_of_plan,
+    image_key,
+)
+from edge.registration.reference import (
     Reference,
     ReferenceRule,
     add_reference,
@@ -24,8 +31,8 @@ from edge.reference import (
     remove_reference,
     show_reference,
 )
-from edge.registration import register
-from edge.sighting import PlaneLandmark, Sighting
+from edge.registration.register import register
+from edge.registration.sighting import PlaneLandmark, Sighting
 
 PLAN_UID, IMAGE_UID, PATIENT = "1.2.840.99.5", "1.2.840.99.7", "PLANTED-ID"
 SEEN = Sighting(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.registration import Rules
+from edge.registration.register import Rules
 
 TRIALS = 40
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "registration_truth.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "registration_truth.py"
 
 
 @pytest.fixture(scope="module")

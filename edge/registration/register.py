@@ -2,11 +2,11 @@
 
 Sign: ``shift_mm`` is detected minus planned, in the axes of the IMAGE. (+5, 0) says that the anatomy lies 5 mm too far
 to the right in the image. To undo it the PATIENT is moved by the opposite, here 5 mm to the left in the image
-(docs/geometry.md; `edge.two_views` and `edge.couch` go from there to the room and the couch). The rotation is positive
-counter-clockwise as seen in the image, about the isocentre. Nothing is said about the axis along the beam.
+(docs/geometry.md; `two_views` and `couch` beside this file go from there to the room and the couch). The rotation is
+positive counter-clockwise as seen in the image, about the isocentre. Nothing is said about the axis along the beam.
 
-The interval covers how well landmarks are located and what one view cannot tell (`edge.rigid_fit`, `PARALLAX`). It does
-not cover organs that move against the bones, or a reference whose own landmarks are wrong.
+The interval covers how well landmarks are located and what one view cannot tell (`rigid_fit`, `PARALLAX`). It does not
+cover organs that move against the bones, or a reference whose own landmarks are wrong.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 
 from edge.geometry import ISOCENTRE_UNCERTAIN
-from edge.rigid_fit import ANY_ROTATION_SIGMA_DEG, SETUP_ROTATION_SIGMA_DEG, Fit, Pairs, fit_rigid, squares
-from edge.row_alignment import Explanation, Marks, doubted, elsewhere, explanations, marks
-from edge.sighting import PlaneLandmark, Sighting
+from edge.registration.rigid_fit import ANY_ROTATION_SIGMA_DEG, SETUP_ROTATION_SIGMA_DEG, Fit, Pairs, fit_rigid, squares
+from edge.registration.row_alignment import Explanation, Marks, doubted, elsewhere, explanations, marks
+from edge.registration.sighting import PlaneLandmark, Sighting
 
 # Of the shift: what lies 70 mm behind the isocentre plane, as spinous processes do in an AP image, moves by 7 % less in
 # the image at a source-axis distance of 1 m. Seen from the side the landmarks lie near the plane.

@@ -1,0 +1,1 @@
+"""Registration: where the anatomy of an image lies against its plan, in the isocentre plane and in the room."""
