@@ -141,7 +141,7 @@ def open_pipeline(config: Config) -> Pipeline:
     from edge.engines import open_configured
     from edge.pipeline import Pipeline
 
-    return Pipeline(open_configured(config), config.sha256(), config.overlay)
+    return Pipeline.of(config, open_configured(config))
 
 
 register_operation(app)

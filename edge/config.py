@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 from datetime import time
 from itertools import combinations
@@ -85,6 +86,30 @@ class DropFolderConfig(_Frozen):
         return (self.path,) if self.results_dir is None else (self.path, self.results_dir)
 
 
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"no regular expression ({exc})") from exc
+    return text
+
+
+class ReferenceRule(_Frozen):
+    """Which reference images belong to that name no plan, by their file name."""
+
+    image_name: Annotated[str, AfterValidator(_regular_expression)]  # matches the whole name
+    reference: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # its key
+
+
+class CouchConfig(_Frozen):
+    """Which way the display of this room's couch counts, as a physicist tried it: docs/references.md."""
+
+    name: str
+    lateral: Literal[1, -1]  # 1: grows to the right, for somebody who faces the gantry
+    longitudinal: Literal[1, -1]  # 1: grows towards the gantry
+    vertical: Literal[1, -1]  # 1: grows upwards
+
+
 class Config(_Frozen):
     """Everything that can be set in the room; the defaults are a working configuration without drop folders."""
 
@@ -98,6 +123,13 @@ class Config(_Frozen):
     stale: StalePolicy = "refuse"  # what a release of the store does on a machine that it was not built for
     threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
     overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
+    # DICOM objects beside the result: they name the patient, so nobody gets them unasked (docs/adr/0014)
+    structured_report: StrictBool = False
+    presentation_state: StrictBool = False
+    spatial_registration: StrictBool = False  # where an image could be registered
+    references: AbsolutePath | None = None  # a folder: what plans say that images should show; None: no registration
+    reference_rule: tuple[ReferenceRule, ...] = ()  # for images that name no plan; the first that matches counts
+    couch: CouchConfig | None = None  # None: IEC 61217
     state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.service.state.state_folder`
     largest_file_mb: Count = 256  # larger files are refused unread: in journal and log, not beside the image
     read_memory_mb: Count = 1024  # of the process that reads an image, and its seconds
@@ -120,7 +152,7 @@ class Config(_Frozen):
 
     @model_validator(mode="after")
     def _our_own_folders_lie_elsewhere(self) -> Self:
-        own = {"state_dir": self.state_dir, "store": self.store, "release": self.release}
+        own = {"state_dir": self.state_dir, "store": self.store, "release": self.release, "references": self.references}
         for name, folder in own.items():
             for tree in (tree for entry in self.drop_folder for tree in entry.trees()):
                 if folder is not None and folder.is_relative_to(tree):
@@ -137,6 +169,13 @@ class Config(_Frozen):
             raise ValueError("a store needs release_key, the public key that signed its releases")
         if self.store is None and self.release_key is not None:
             raise ValueError("release_key is for a store; name the store, or take the key out")
+        return self
+
+    @model_validator(mode="after")
+    def _what_needs_references_has_them(self) -> Self:
+        if self.references is None and (self.spatial_registration or self.reference_rule):
+            named = "reference_rule" if self.reference_rule else "spatial_registration"
+            raise ValueError(f"{named} needs references, the folder of references; name it, or take {named} out")
         return self
 
     def sha256(self) -> str:
@@ -160,14 +199,21 @@ def read_config(path: Path) -> Config:
         raise BadConfig(f"{path}: {wrong}") from exc
 
 
+_ENTRIES: dict[str, type[_Frozen]] = {
+    "drop_folder": DropFolderConfig,
+    "reference_rule": ReferenceRule,
+    "couch": CouchConfig,
+}
+
+
 def _explain(kind: str, where: tuple[int | str, ...], message: str) -> str:
     key = ".".join(map(str, where))
     if kind != "extra_forbidden":
         return f"{key}: {message}" if key else message
-    in_drop_folder = len(where) > 1
-    known = list((DropFolderConfig if in_drop_folder else Config).model_fields)
+    entries = _ENTRIES.get(str(where[0])) if len(where) > 1 else None
+    known = list((entries or Config).model_fields)
     name = str(where[-1])
-    if in_drop_folder and name in Config.model_fields:
+    if entries is DropFolderConfig and name in Config.model_fields:
         return f"unknown key {key}: {name} is for all drop folders; write it above the first [[drop_folder]]"
     closest = difflib.get_close_matches(name, known, 1)
     return f"unknown key {key}: " + (f"did you mean {closest[0]}?" if closest else f"known are {', '.join(known)}")

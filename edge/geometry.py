@@ -65,6 +65,7 @@ class ImageGeometry:
     sources: Mapping[str, str]  # field -> the attribute it came from
     warnings: tuple[str, ...]
     support_deg: float | None = None  # 0..360, the turn of the couch about the vertical; None: not stated
+    stated_gantry_deg: float | None = None  # GantryAngle as written, trusted or not: for `with_gantry_evidence`
 
     @property
     def mm_per_px_at_isocentre(self) -> tuple[float, float]:
@@ -146,6 +147,7 @@ def _geometry(tags: GeometryTags, shape: tuple[int, int], name: str) -> ImageGeo
         },
         warnings=warnings,
         support_deg=support,
+        stated_gantry_deg=stated_angle(tags.gantry_deg),
     )
     _demand_beam_axis_on_panel(geometry, shape)
     return geometry

@@ -1,4 +1,4 @@
-"""One portal image from file to published result: read -> preprocess -> infer -> landmarks -> overlay -> JSON.
+"""One portal image from file to published result: read -> infer -> register -> outputs -> JSON.
 
 Making a result and publishing it are apart: the daemon's worker makes, its supervisor publishes (docs/adr/0012).
 """
@@ -11,23 +11,34 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from edge import __version__
-from edge.detect import detect
+from edge.config import Config
+from edge.detect import Detection, detect
 from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable, Refused
-from edge.keys import result_key
+from edge.keys import derived_uid, result_key
 from edge.portal_image import read_portal_image
 from edge.records import Landmark, PortalImage
+from edge.registration.alignment import Aligned, References, align, with_plan
+from edge.results.dicom_common import Making
+from edge.results.dicom_outputs import Findings, dicom_outputs
+from edge.results.dicom_outputs import Output as DicomOutput
+from edge.results.dicom_source import DicomSource, planned_source
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
 from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
+from edge.results.registration_entry import registration_entry
+from edge.results.wording import Alignment
 from edge.settle import Happening, Signature, Tell, signature_of
 
 OVERLAY_SUFFIX = ".landmarks.png"
+LATEST_MTIME_S = 4e9  # in 2096: a share may give any date, and not each is one of DICOM's
 NO_TIMES: Mapping[str, float] = MappingProxyType({})
 
 
@@ -38,6 +49,7 @@ class Source:
     path: Path
     name: str
     sha256: str | None = None  # where it is known already; the file must then be that one
+    made_at: datetime | None = None  # as the DICOM outputs have it, local time; None: when the file was last changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +82,20 @@ class Pipeline:
     overlay: bool = True
     clock: Callable[[], float] = time.perf_counter
     read: Read = read_here
+    references: References | None = None
+    dicom: frozenset[DicomOutput] = frozenset()
+
+    @classmethod
+    def of(cls, config: Config, engine: Engine, read: Read = read_here) -> Pipeline:
+        """Return the pipeline that a configuration describes, with an engine that is open."""
+        kept = None if config.references is None else References(config.references, config.reference_rule)
+        wanted = {
+            "structured_report": config.structured_report,
+            "presentation_state": config.presentation_state,
+            "spatial_registration": config.spatial_registration,
+        }
+        dicom: frozenset[Any] = frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+        return cls(engine, config.sha256(), config.overlay, read=read, references=kept, dicom=dicom)
 
     def __call__(
         self, image: Path, results_dir: Path | None, *, final: bool = True, tell: Tell = tell_nobody
@@ -122,21 +148,54 @@ class Pipeline:
             image = self.read(source.path, source.name)
         if source.sha256 not in {None, image.identity.sha256}:
             raise ImageUnreadable(f"{source.name}: its working copy is not what was claimed; it is tried again")
+        reference = self.references.of(image) if self.references else None
+        image = with_plan(image, reference)
         found = detect(image, self.engine.backend, contract, watch.stage)
+        aligned = None
+        if reference is not None:
+            with watch.stage("registration"):
+                aligned = align(image, found.landmarks, contract.kinds, reference, contract.release)
+        outputs, notes = self._outputs(source, image, found, aligned, watch)
+        return Made(self._result(image, found.landmarks, aligned, outputs, notes, watch), outputs)
+
+    def _outputs(
+        self, source: Source, image: PortalImage, found: Detection, aligned: Aligned | None, watch: Stopwatch
+    ) -> tuple[list[tuple[str, bytes]], tuple[str, ...]]:
+        """Return the files that belong to the result, by name, and notes on what is missing."""
+        stem, kinds, shown = result_stem(source.name), self.engine.contract.kinds, _shown(aligned)
         outputs = []
         if self.overlay:
             with watch.stage("overlay"):
                 picture = draw_overlay(
-                    image, found.landmarks, found.inference.heatmaps, found.placement, contract.kinds
+                    image,
+                    found.landmarks,
+                    found.inference.heatmaps,
+                    found.placement,
+                    kinds,
+                    shown,
+                    uncertainty=True,
                 )
-            outputs.append((result_stem(source.name) + OVERLAY_SUFFIX, picture))  # text: the result lists it
-        return Made(self._result(image, found.landmarks, outputs, watch), outputs)
+            outputs.append((stem + OVERLAY_SUFFIX, picture))  # text: the result lists it
+        if not self.dicom:
+            return outputs, ()
+        with watch.stage("dicom"):
+            findings = Findings(found.landmarks, kinds, shown, _planned(aligned), _remarks(image))
+            data = _bytes(source, image.identity.sha256)
+            objects, notes = dicom_outputs(self.dicom, data, image, findings, self._making(source, image))
+        return [*outputs, *((stem + suffix, one) for suffix, one in objects.items())], notes
+
+    def _making(self, source: Source, image: PortalImage) -> Making:
+        said = _keyed(self.provenance(), image.identity.sha256)
+        made_at = source.made_at or changed_at(source.path)
+        return Making(partial(derived_uid, str(said.key)), made_at, said.software, said.release)
 
     def _result(
         self,
         image: PortalImage,
         landmarks: Sequence[Landmark],
+        aligned: Aligned | None,
         outputs: Sequence[tuple[str, bytes]],
+        notes: tuple[str, ...],
         watch: Stopwatch,
     ) -> Result:
         return Result(
@@ -145,9 +204,11 @@ class Pipeline:
             image=Image(**vars(image.identity)),
             landmarks=tuple(_entry(landmark) for landmark in landmarks),
             geometry=_geometry(image),
+            registration=None if aligned is None else registration_entry(aligned),
             provenance=_keyed(self.provenance(), image.identity.sha256),
             timing_ms=watch.timing_ms,
             outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
+            output_notes=notes,
         )
 
 
@@ -235,6 +296,49 @@ def _sha256(source: Source) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         raise ImageUnreadable(f"{source.name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
+
+
+def changed_at(path: Path) -> datetime:
+    """Return when a file was last changed, in local time; the same each time the same file is asked."""
+    try:
+        changed_s = path.stat().st_mtime
+    except OSError as exc:
+        raise ImageUnreadable(f"{path.name}: cannot be asked just now ({exc.strerror}); it is tried again") from exc
+    return local_time(changed_s)
+
+
+def local_time(seconds: float) -> datetime:
+    """Return a time of the file system in local time, as a date that DICOM can hold."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), LATEST_MTIME_S), UTC).astimezone()
+
+
+def _bytes(source: Source, sha256: str) -> bytes:
+    """Return the file's bytes again: those that were read, or `ImageUnreadable` is raised."""
+    try:
+        data = source.path.read_bytes()
+    except OSError as exc:
+        raise ImageUnreadable(f"{source.name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ImageUnreadable(f"{source.name}: changed while it was read; it is tried again")
+    return data
+
+
+def _shown(aligned: Aligned | None) -> Alignment | None:
+    if aligned is None:
+        return None
+    return Alignment(aligned.reference.sighting().landmarks if aligned.reference else (), aligned.registration)
+
+
+def _planned(aligned: Aligned | None) -> DicomSource | None:
+    planned = aligned.reference.planned_image if aligned and aligned.reference else None
+    return None if planned is None else planned_source(planned)
+
+
+def _remarks(image: PortalImage) -> tuple[str, ...]:
+    """Return what a reader of the report must know of the image."""
+    geometry = image.geometry
+    told = (f"No millimetres: {image.geometry_reason}",) if geometry is None else geometry.warnings
+    return (f"Dose polarity decided by: {image.polarity_source}", *told)
 
 
 def _entry(landmark: Landmark) -> LandmarkEntry:

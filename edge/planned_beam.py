@@ -33,6 +33,7 @@ class PlannedBeam:
     """One beam of a plan, told apart from all others, without saying whose."""
 
     key: str  # `beam_key`
+    plan: str  # `plan_key`
     number: int
     gantry_deg: float | None  # of the first control point
     support_deg: float | None
@@ -42,6 +43,11 @@ class PlannedBeam:
 def beam_key(plan_uid: str, beam_number: int, patient_id: str) -> str:
     """Return the SHA-256 that stands for a beam. The plan's UID makes it unguessable; another patient's never match."""
     return hashlib.sha256("\n".join(("beam", plan_uid, str(beam_number), patient_id)).encode()).hexdigest()
+
+
+def plan_key(plan_uid: str, patient_id: str) -> str:
+    """Return the SHA-256 that stands for a plan."""
+    return hashlib.sha256("\n".join(("plan", plan_uid, patient_id)).encode()).hexdigest()
 
 
 def image_key(sop_instance_uid: str) -> str:
@@ -54,13 +60,25 @@ def beam_of_image(data: bytes) -> str | None:
 
     Parses what a stranger wrote, so it belongs where images are read; raises nothing but MemoryError.
     """
+    named = _named_beam(data)
+    return None if named is None else beam_key(*named)
+
+
+def plan_of_image(data: bytes) -> str | None:
+    """Return the `plan_key` of an RT Image file's bytes, or None; otherwise as `beam_of_image`."""
+    named = _named_beam(data)
+    return None if named is None else plan_key(named[0], named[2])
+
+
+def _named_beam(data: bytes) -> tuple[str, int, str] | None:
+    """Return the plan's UID, the beam's number and the patient's ID."""
     dataset = _header(data)
     if dataset is None or _text(dataset, "SOPClassUID") != RT_IMAGE_CLASS:
         return None
     plans = _items(dataset, "ReferencedRTPlanSequence")
     number = _integer(dataset, "ReferencedBeamNumber")
     plan_uid = _text(plans[0], "ReferencedSOPInstanceUID") if len(plans) == 1 else ""
-    return beam_key(plan_uid, number, _text(dataset, "PatientID")) if plan_uid and number is not None else None
+    return (plan_uid, number, _text(dataset, "PatientID")) if plan_uid and number is not None else None
 
 
 def beams_of_plan(data: bytes) -> tuple[PlannedBeam, ...]:
@@ -80,6 +98,7 @@ def _beam(plan_uid: str, patient_id: str, number: int, beam: Dataset) -> Planned
     images = (_text(one, "ReferencedSOPInstanceUID") for one in _items(beam, "ReferencedReferenceImageSequence"))
     return PlannedBeam(
         key=beam_key(plan_uid, number, patient_id),
+        plan=plan_key(plan_uid, patient_id),
         number=number,
         gantry_deg=decimal(_text(points[0], "GantryAngle")) if points else None,
         support_deg=decimal(_text(points[0], "PatientSupportAngle")) if points else None,

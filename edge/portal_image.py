@@ -28,8 +28,9 @@ from edge.pixel_checks import (
     rescale,
     was_sent_as_text,
 )
+from edge.planned_beam import beam_of_image
 from edge.polarity import dose_sign
-from edge.records import ImageIdentity, PortalImage
+from edge.records import ImageIdentity, PortalImage, Rescale
 
 MAX_FILE_BYTES = 256 * 2**20  # real portal images have 0.4 to 3.3 MB
 _GROWTH_BYTES = 2**16  # asked for past the expected end; `os.read` allocates what it is asked for
@@ -112,7 +113,7 @@ def _decoder_for(data: bytes, name: str) -> Callable[[bytes, str], StoredImage]:
 def _portal_image(image: StoredImage, data: bytes, name: str) -> PortalImage:
     """Check, rescale and orient the stored values; bright becomes more dose."""
     demand_trustworthy_pixels(image, name)
-    pixels, source = _dose_pixels(image)
+    pixels, source, sign = _dose_pixels(image)
     return PortalImage(
         pixels=pixels,
         polarity_source=source,
@@ -126,11 +127,13 @@ def _portal_image(image: StoredImage, data: bytes, name: str) -> PortalImage:
             rows=pixels.shape[0],
             columns=pixels.shape[1],
         ),
+        rescale=Rescale(image.gain, image.offset, sign),
+        beam=beam_of_image(data),
     )
 
 
-def _dose_pixels(image: StoredImage) -> tuple[np.ndarray, str]:
-    """Return (H, W) float32, read-only, bright = more dose, and what decided that."""
+def _dose_pixels(image: StoredImage) -> tuple[np.ndarray, str, int]:
+    """Return (H, W) float32, read-only, bright = more dose; what decided that; and the sign that makes it so."""
     pixels = image.stored.astype(np.float32)
     sign, source = image.sign, SIGN_TAG
     rescale(pixels, image.gain * (sign or 1), image.offset * (sign or 1))
@@ -138,7 +141,7 @@ def _dose_pixels(image: StoredImage) -> tuple[np.ndarray, str]:
         sign, source = dose_sign(pixels)
         rescale(pixels, sign, 0.0)
     pixels.setflags(write=False)
-    return pixels, source
+    return pixels, source, sign
 
 
 def _read_picture(data: bytes, name: str) -> StoredImage:

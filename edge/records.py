@@ -26,6 +26,15 @@ class ImageIdentity:
     columns: int
 
 
+@dataclass(frozen=True)
+class Rescale:
+    """How pixels came about: ``sign * (gain * stored + offset)``."""
+
+    gain: float = 1.0
+    offset: float = 0.0
+    sign: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class PortalImage:
     """A portal image as numbers; nothing of DICOM lives past this point.
@@ -38,6 +47,8 @@ class PortalImage:
     geometry: ImageGeometry | None
     geometry_reason: str | None
     identity: ImageIdentity
+    rescale: Rescale = Rescale()
+    beam: str | None = None  # `edge.planned_beam.beam_key`; None: the file does not say
 
 
 @dataclass(frozen=True)

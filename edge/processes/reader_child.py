@@ -92,6 +92,8 @@ def described(image: PortalImage) -> dict[str, Any]:
         "polarity_source": image.polarity_source,
         "geometry": vars(geometry) | {"sources": dict(geometry.sources)} if geometry else None,
         "geometry_reason": image.geometry_reason,
+        "rescale": asdict(image.rescale),
+        "beam": image.beam,
     }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from edge.config import Config
 from edge.errors import (
@@ -24,7 +24,7 @@ from edge.errors import (
 from edge.geometry import ImageGeometry
 from edge.pixel_checks import MAX_SIDE_PX
 from edge.processes.child import Child, ChildDied, Message
-from edge.records import ImageIdentity, PortalImage
+from edge.records import ImageIdentity, PortalImage, Rescale
 
 START_S = 60.0
 MOST_IMAGES = 500  # by one process: whatever a decoder leaks or a file left behind goes with it
@@ -62,6 +62,8 @@ class _Described:
     polarity_source: str
     geometry: ImageGeometry | None
     geometry_reason: str | None
+    rescale: Rescale
+    beam: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 
 _ANSWER = TypeAdapter(_Described)
@@ -154,4 +156,6 @@ def _portal_image(answer: Message, name: str) -> PortalImage:
         raise ValueError(f"{told.identity.name}, {rows} x {columns}")
     pixels = np.frombuffer(blob, np.float32).reshape(rows, columns)
     pixels.setflags(write=False)
-    return PortalImage(pixels, told.polarity_source, told.geometry, told.geometry_reason, told.identity)
+    return PortalImage(
+        pixels, told.polarity_source, told.geometry, told.geometry_reason, told.identity, told.rescale, told.beam
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -88,13 +89,16 @@ class Worker:
             )
         self._child, self._description = child, description
 
-    def make(self, copy: Path, name: str, sha256: str, *, final: bool) -> Made:
+    def make(self, copy: Path, name: str, sha256: str, *, final: bool, made_at: datetime | None = None) -> Made:
         """Return what is to be published of the file ``name``, whose claimed bytes lie in ``copy``.
+
+        ``made_at`` is the time that the DICOM outputs bear: the same for the same file, or a replay differs.
 
         Raises what `edge.pipeline.Pipeline.make` raises, `ReaderDied`, `WorkerDied` and `DeviceLost`.
         """
         self.open()
-        asked = {"do": "make", "path": str(copy), "name": name, "sha256": sha256, "final": final}
+        asked: dict[str, Any] = {"do": "make", "path": str(copy), "name": name, "sha256": sha256, "final": final}
+        asked["made_at"] = None if made_at is None else made_at.isoformat()
         try:
             answer = self._ask(asked, self._config.read_s + self._config.infer_s)
         except ChildDied as exc:

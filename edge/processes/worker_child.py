@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _opened(config: Config, held: ExitStack) -> Pipeline:
     if close := _close_of(engine.backend):  # one that holds a device gives it back
         held.callback(close)
     reader.await_ready()
-    return Pipeline(engine, config.sha256(), config.overlay, read=reader.read)
+    return Pipeline.of(config, engine, reader.read)
 
 
 def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
@@ -68,7 +69,9 @@ def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
 
 
 def _make(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
-    source = Source(Path(asked["path"]), asked["name"], asked["sha256"])
+    at = asked.get("made_at")
+    made_at = None if at is None else datetime.fromisoformat(at)
+    source = Source(Path(asked["path"]), asked["name"], asked["sha256"], made_at)
     made = pipeline.make(source, final=asked["final"])
     names = [name for name, _ in made.outputs]
     return {"outputs": names, "kind": made.kind}, [made.result.to_json(), *(data for _, data in made.outputs)]

@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edge.config import ReferenceRule
 from edge.errors import BadReference, StoreNotWritable
 from edge.registration.sighting import PlaneLandmark, Shape, Sighting
 
@@ -44,12 +45,25 @@ class ReferenceLandmark(_Frozen):
     sigma_mm: Annotated[float, Field(gt=0, allow_inf_nan=False, description="standard uncertainty along each axis")]
 
 
+class PlannedImage(_Frozen):
+    """By which UIDs DICOM objects refer to a planned image; kept only where whoever made the reference asked for it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    rows: int
+    columns: int
+
+
 class Reference(_Frozen):
-    """What one beam's planned image shows. Carries no patient name, ID or UID."""
+    """What one beam's planned image shows. Carries no patient name or ID."""
 
     reference_schema: Literal["landmarknet-edge/reference/1"] = Field(default=REFERENCE_SCHEMA, alias="schema")
     key: Key
+    plan: Annotated[Key | None, Field(description="`plan_key`; null: not known")] = None
     image: Annotated[Key | None, Field(description="`image_key` of the planned image; null: none")]
+    planned_image: Annotated[PlannedImage | None, Field(description="null: DICOM objects do not refer to it")] = None
     landmarks_from: Literal["network", "person"]
     release: Annotated[str | None, Field(description="of the network; null: a person's landmarks")]
     signed_off_by: Annotated[str | None, Field(description="who answers for the landmarks; null: nobody yet")]
@@ -89,7 +103,15 @@ class Reference(_Frozen):
         return hashlib.sha256(self.to_json()).hexdigest()
 
 
-def reference_from_sighting(key: str, seen: Sighting, *, release: str, image: str | None = None) -> Reference:
+def reference_from_sighting(
+    key: str,
+    seen: Sighting,
+    *,
+    release: str,
+    image: str | None = None,
+    plan: str | None = None,
+    planned_image: PlannedImage | None = None,
+) -> Reference:
     """Make a reference of the network's own landmarks on the planned image; those of no known uncertainty are left out.
 
     Raises `BadReference` where none is left.
@@ -106,7 +128,9 @@ def reference_from_sighting(key: str, seen: Sighting, *, release: str, image: st
         raise BadReference("the planned image shows no landmark of a known uncertainty; let a person mark and sign it")
     return Reference(
         key=key,
+        plan=plan,
         image=image,
+        planned_image=planned_image,
         landmarks_from="network",
         release=release,
         signed_off_by=None,
@@ -199,16 +223,9 @@ def remove_reference(folder: Path, key: str) -> None:
         raise StoreNotWritable(f"{path}: cannot be removed ({exc.strerror})") from exc
 
 
-class ReferenceRule(_Frozen):
-    """Which reference images belong to that name no plan, by their file name."""
-
-    image_name: Annotated[re.Pattern[str], Field(description="matches the whole name")]
-    reference: Key
-
-
 def key_by_rule(image_name: str, rules: Iterable[ReferenceRule]) -> str | None:
     """Return the reference of the first rule that matches a file name, or None."""
-    return next((rule.reference for rule in rules if rule.image_name.fullmatch(image_name)), None)
+    return next((rule.reference for rule in rules if re.fullmatch(rule.image_name, image_name)), None)
 
 
 def find_reference(folder: Path, key: str | None) -> Reference | str | None:
@@ -221,7 +238,7 @@ def find_reference(folder: Path, key: str | None) -> Reference | str | None:
     try:
         return show_reference(folder, key)
     except BadReference as exc:
-        return str(exc)
+        return str(exc).replace(f"{folder}{os.sep}", "")  # it stands in results: names, no folders
 
 
 def reference_schema() -> str:

@@ -76,12 +76,12 @@ class _Withheld(Exception):
 
 
 def register(reference: Sighting | str, detected: Sighting | str, rules: Rules = Rules()) -> Registration:
-    """Register an image's landmarks with those of its reference; a text in place of either is why it has none in mm.
+    """Register an image's landmarks with those of its reference; a text in place of either is why there are none.
 
     Never raises; what speaks against a result is its reason for being withheld.
     """
     if isinstance(reference, str):
-        return _withheld(f"the reference has no millimetres: {reference}", detected)
+        return _withheld(f"the reference cannot be used: {reference}", detected)
     if isinstance(detected, str):
         return _withheld(f"the image has no millimetres: {detected}", detected)
     try:

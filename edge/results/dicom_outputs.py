@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge.contract import KindContract
+from edge.errors import InferenceFailed
 from edge.records import Landmark, PortalImage
 from edge.results.dicom_common import Making
 from edge.results.dicom_source import DicomSource, read_source
@@ -44,18 +45,23 @@ def dicom_outputs(
     source = read_source(data, image.identity.name, image.pixels.shape)
     if isinstance(source, str):
         return {}, (source,)
-    made = {
-        SUFFIXES[output]: _made(output, source, data, image, findings, making)
-        for output in SUFFIXES
-        if output in wanted
-    }
+    made = {SUFFIXES[output]: _made(output, source, image, findings, making) for output in SUFFIXES if output in wanted}
     missing = tuple(reason for reason in made.values() if isinstance(reason, str))
     return {suffix: one for suffix, one in made.items() if isinstance(one, bytes)}, (*source.notes, *missing)
 
 
-def _made(
-    output: Output, source: DicomSource, data: bytes, image: PortalImage, findings: Findings, making: Making
-) -> bytes | str:
+def _made(output: Output, source: DicomSource, image: PortalImage, findings: Findings, making: Making) -> bytes | str:
+    try:
+        return _object(output, source, image, findings, making)
+    except MemoryError as exc:
+        raise InferenceFailed(
+            f"{image.identity.name}: no memory for its {output.replace('_', ' ')} just now; it is tried again"
+        ) from exc
+    except Exception as exc:  # noqa: BLE001 - a foreign message may quote the patient; an optional file stops no result
+        return f"no {output.replace('_', ' ')}, since it cannot be made ({type(exc).__name__}); please report it"
+
+
+def _object(output: Output, source: DicomSource, image: PortalImage, findings: Findings, making: Making) -> bytes | str:
     alignment, reference = findings.alignment, findings.reference
     if output == "structured_report":
         from edge.results.structured_report import structured_report
@@ -65,7 +71,7 @@ def _made(
     if output == "presentation_state":
         from edge.results.presentation_state import presentation_state
 
-        return presentation_state(source, making, image, data, findings.landmarks, findings.kinds, alignment)
+        return presentation_state(source, making, image, findings.landmarks, findings.kinds, alignment)
     if alignment is None:
         return "no registration object, since there is no registration"
     from edge.results.spatial_registration import spatial_registration

@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID, uuid5
 
 import pydicom
@@ -23,6 +23,9 @@ from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
 from edge.dicom_image import ACCEPTED_CLASSES
+
+if TYPE_CHECKING:
+    from edge.registration.reference import PlannedImage
 
 _NAMESPACE = UUID("fe9ed3c4-2a5c-52a3-a469-a206b3ada3bd")  # drawn once for this purpose; never to be changed
 
@@ -92,6 +95,11 @@ class DicomSource:
             setattr(image, keyword, None)
         image.StudyID = image.AccessionNumber = image.ReferringPhysicianName = None
         return image
+
+
+def planned_source(planned: PlannedImage) -> DicomSource:
+    """Return a planned image as objects refer to it; its patient is not known, and not needed."""
+    return DicomSource(**planned.model_dump(), patient_and_study=Dataset(), notes=())
 
 
 class _NoSource(Exception):

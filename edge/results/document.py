@@ -62,6 +62,51 @@ class Geometry(_Frozen):
     warnings: tuple[str, ...]
 
 
+class Vector(_Frozen):
+    """Two numbers in the image's axes: x right, y up, in the isocentre plane."""
+
+    x: float
+    y: float
+
+
+class RunnerUpEntry(_Frozen):
+    """The best alignment elsewhere, such as one vertebra off."""
+
+    shift_mm: Vector
+    margin: Annotated[float, Field(description="how much less likely, in nats")]
+
+
+class ReferenceEntry(_Frozen):
+    """Which reference was used; hashes only."""
+
+    key: Annotated[Sha256, Field(description="over plan, beam and patient")]
+    plan: Annotated[Sha256 | None, Field(description="over plan and patient; null: not known")]
+    sha256: Annotated[Sha256, Field(description="of the reference's JSON")]
+    landmarks_from: Literal["network", "person"]
+    release: Annotated[str | None, Field(description="of the network; null: a person's landmarks")]
+    signed_off: Annotated[bool, Field(description="whether a person answers for the landmarks")]
+
+
+class RegistrationEntry(_Frozen):
+    """Where the anatomy lies against its reference: detected minus planned; to undo it the PATIENT moves oppositely."""
+
+    status: Literal["ok", "withheld"]
+    reason: Annotated[str | None, Field(description="why it is withheld; then there is no number of a shift")]
+    reference: Annotated[ReferenceEntry | None, Field(description="null: it cannot be used, see reason")]
+    shift_mm: Vector | None
+    rotation_deg: Annotated[float | None, Field(description="counter-clockwise; null: the landmarks do not fix it")]
+    interval95_mm: Annotated[Vector | None, Field(description="the 95 % interval is shift_mm +- this")]
+    covariance_mm2: Annotated[tuple[tuple[float, float], tuple[float, float]] | None, Field(description="of shift_mm")]
+    axes: str
+    n_used: Annotated[int, Field(description="points that agree; lines are not counted")]
+    residual_mm: Annotated[float | None, Field(description="root mean square over points and axes")]
+    runner_up: Annotated[RunnerUpEntry | None, Field(description="null: nothing else is possible")]
+    outliers: Annotated[tuple[str, ...], Field(description="found, but not where the others say")]
+    warnings: tuple[str, ...]
+    gantry_deg: float | None
+    support_deg: Annotated[float | None, Field(description="the turn of the couch; null: not stated")]
+
+
 class Provenance(_Frozen):
     """What made this result."""
 
@@ -102,10 +147,13 @@ class Result(_Frozen):
     image: Image
     landmarks: tuple[LandmarkEntry, ...]
     geometry: Geometry | None
-    registration: Annotated[None, Field(description="null without a reference")] = None
+    registration: Annotated[RegistrationEntry | None, Field(description="null without a reference")] = None
     provenance: Provenance
     timing_ms: dict[str, float]
     outputs: tuple[Output, ...]
+    output_notes: Annotated[
+        tuple[str, ...], Field(description="why a wanted DICOM output is missing, or what it could not take over")
+    ] = ()
 
     def to_json(self) -> bytes:
         """Return the document's bytes."""

@@ -13,8 +13,6 @@ import numpy as np
 from highdicom import ModalityLUTTransformation, PresentationLUTTransformation, pr
 
 from edge.contract import KindContract
-from edge.dicom_image import read_dicom, read_headless_dicom
-from edge.pixel_checks import StoredImage
 from edge.records import Landmark, PortalImage
 from edge.registration.register import Registration
 from edge.results.dicom_common import Making, finished
@@ -34,17 +32,14 @@ def presentation_state(
     source: DicomSource,
     making: Making,
     image: PortalImage,
-    data: bytes,
     landmarks: Sequence[Landmark],
     kinds: Sequence[KindContract],
     alignment: Alignment | None = None,
 ) -> bytes:
     """Return the bytes of a presentation state for the image ``source``; possible wherever there is a `DicomSource`.
 
-    ``data`` are the image file's bytes, from which ``image`` was read: the grey window is in stored, rescaled values.
     The reference of an ``alignment`` and its shift are drawn where the image has a geometry.
     """
-    stored = (read_dicom if data[128:132] == b"DICM" else read_headless_dicom)(data, image.identity.name)
     drawn: list[tuple[str, list[Any], list[Any]]] = [
         ("LANDMARKS", list(_marks(landmarks, kinds, image)), _scores(landmarks, kinds, image)),
         ("REFERENCE", list(_reference_marks(alignment, kinds, image)), _figures(alignment)),
@@ -63,7 +58,7 @@ def presentation_state(
         ],
         graphic_layers=layers,
         series_description="LandmarkNet Edge marks: research use only",
-        **_greys(stored, image),
+        **_greys(image),
         **making.series(PURPOSE),
         **making.equipment,
     )
@@ -71,33 +66,26 @@ def presentation_state(
     return finished(made, source, making, PURPOSE)
 
 
-def _greys(stored: StoredImage, image: PortalImage) -> dict[str, Any]:
+def _greys(image: PortalImage) -> dict[str, Any]:
     """Return the transformations (PS3.3 C.11): the image's own rescale, a window, and less dose brighter.
 
     The window spans the middle half of the image, so that the shadow of a collimator does not take the greys. highdicom
     finds no rescale type in an RT Image and fails, so all are given.
     """
-    height, width = stored.stored.shape
-    middle = stored.stored[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    values = middle.astype(np.float64) * stored.gain + stored.offset
+    rescale, (height, width) = image.rescale, image.pixels.shape
+    middle = image.pixels[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    values = middle.astype(np.float64) * rescale.sign  # as the file's rescale gives them
     low, high = (float(value) for value in np.percentile(values, WINDOW_PERCENTILES))
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     return {
-        "modality_lut_transformation": ModalityLUTTransformation(float(stored.offset), float(stored.gain), "US"),
+        "modality_lut_transformation": ModalityLUTTransformation(float(rescale.offset), float(rescale.gain), "US"),
         "voi_lut_transformations": [
             pr.SoftcopyVOILUTTransformation(window_center=(low + high) / 2, window_width=high - low)
         ],
         "presentation_lut_transformation": PresentationLUTTransformation(
-            presentation_lut_shape="INVERSE" if _more_dose_is_higher(stored, image) else "IDENTITY"
+            presentation_lut_shape="INVERSE" if rescale.sign > 0 else "IDENTITY"
         ),
     }
-
-
-def _more_dose_is_higher(stored: StoredImage, image: PortalImage) -> bool:
-    """Tell whether the rescaled values grow with the dose, by where the image has most and least of it."""
-    most, least = image.pixels.argmax(), image.pixels.argmin()
-    difference = float(stored.stored.flat[most]) - float(stored.stored.flat[least])
-    return bool(difference * stored.gain >= 0)
 
 
 def _marks(landmarks: Sequence[Landmark], kinds: Sequence[KindContract], image: PortalImage) -> Iterator[Any]:

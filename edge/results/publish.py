@@ -20,11 +20,11 @@ from typing import Any
 from edge.errors import ImageUnreadable, ResultNameTaken, ResultsNotWritable
 
 RESULT_SUFFIX = ".landmarks.json"
-OWN_SUFFIXES = (RESULT_SUFFIX, ".landmarks.png", ".landmarks.sr.dcm", ".landmarks.ps.dcm")
+OWN_SUFFIXES = (RESULT_SUFFIX, ".landmarks.png", ".landmarks.sr.dcm", ".landmarks.pr.dcm", ".landmarks.reg.dcm")
 SCHEMA_FAMILY = "landmarknet-edge/result/"
 TEMPORARY_PREFIX = ".landmarks-"
 RESULT_MOST_BYTES = 16 * 2**20  # ours have some kB; a crafted one of some MB takes a hundred times its size in memory
-STEM_MOST_BYTES = 220  # a name has 255 bytes, and our longest suffix is .landmarks.sr.dcm
+STEM_MOST_BYTES = 220  # a name has 255 bytes, and our longest suffix is .landmarks.reg.dcm
 
 MENDS = {
     errno.EACCES: "let the service's user write there",

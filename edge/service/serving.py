@@ -20,6 +20,7 @@ from edge.service.audit_log import AuditLog
 from edge.service.journal import Journal
 from edge.service.metrics import serve_metrics
 from edge.service.notify import open_notifier
+from edge.service.silence import local_zone
 from edge.service.spool import clear_spool, has_room
 from edge.service.state import AUDIT_LOG, JOURNAL, SPOOL, held, state_folder
 from edge.service.supervised import SupervisedProcess
@@ -82,7 +83,7 @@ class Serving:
         self.close()
         self._worker = worker
         most_bytes = config.largest_file_mb * 2**20
-        return SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive)
+        return SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive, self._first_seen)
 
     def reopened(self, config: Config) -> tuple[Config, Process]:
         """Open the worker of a configuration that was read anew; raise `Stop`, and keep the old one, if that fails."""
@@ -99,6 +100,10 @@ class Serving:
         drift, opened = self._worker.check_golden(), self._worker.describe()
         tolerances = opened.contract.golden_tolerance_net_px, opened.contract.golden_tolerance_score
         return judge(drift, *tolerances, opened.release, now)
+
+    def _first_seen(self, image: Path) -> datetime | None:
+        known = self.around.journal.find([str(image)]).get(str(image))
+        return None if known is None else known.first_seen_utc.astimezone(local_zone())
 
     def close(self) -> None:
         """End the worker."""

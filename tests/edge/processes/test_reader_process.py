@@ -87,6 +87,7 @@ def test_an_image_comes_over_as_it_was_read(reader, write, dicom, collimated):
     assert there.pixels.dtype == np.float32
     assert there.geometry == here.geometry
     assert (there.identity, there.polarity_source) == (here.identity, here.polarity_source)
+    assert (there.rescale, there.beam) == (here.rescale, here.beam)
     assert there.geometry_reason is None
 
 
@@ -319,7 +320,14 @@ GEOMETRY = {
     "warnings": [],
 }
 IDENTITY = {"name": "X.dcm", "sha256": "0" * 64, "sop_instance_uid": None, "modality": None, "rows": 2, "columns": 3}
-TOLD = {"identity": IDENTITY, "polarity_source": "", "geometry": GEOMETRY, "geometry_reason": None}
+TOLD = {
+    "identity": IDENTITY,
+    "polarity_source": "",
+    "geometry": GEOMETRY,
+    "geometry_reason": None,
+    "rescale": {"gain": 1.0, "offset": 0.0, "sign": 1},
+    "beam": None,
+}
 
 
 def answering(header, blobs="[bytes(24)]"):

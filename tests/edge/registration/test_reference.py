@@ -9,6 +9,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from edge.config import ReferenceRule
 from edge.errors import BadReference, StoreNotWritable
 from edge.planned_beam import (
     RT_IMAGE_CLASS,
@@ -20,7 +21,6 @@ from edge.planned_beam import (
 )
 from edge.registration.reference import (
     Reference,
-    ReferenceRule,
     add_reference,
     find_reference,
     key_by_rule,

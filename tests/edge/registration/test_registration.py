@@ -293,9 +293,7 @@ def test_a_rotation_is_given_only_where_the_landmarks_fix_it():
 
 
 def test_no_millimetres_no_registration():
-    assert (
-        reason("PNG files carry no geometry", PLAN) == "the reference has no millimetres: PNG files carry no geometry"
-    )
+    assert reason("PNG files carry no geometry", PLAN) == "the reference cannot be used: PNG files carry no geometry"
     assert "the image has no millimetres" in reason(PLAN, "RTImageSID is missing")
 
 

@@ -57,7 +57,7 @@ def objects(shown, plan, making, kinds, registration):
     aligned = Alignment(landmarks, registration)
     return {
         "SR": structured_report(shown.source, making, landmarks, registration, plan, ("a remark",)),
-        "PR": presentation_state(shown.source, making, shown.image, shown.data, landmarks, kinds, aligned),
+        "PR": presentation_state(shown.source, making, shown.image, landmarks, kinds, aligned),
         "REG": spatial_registration(shown.source, plan, making, registration),
     }
 
@@ -140,7 +140,7 @@ def test_objects_of_a_compressed_image_are_valid(portal, collimated, all_objects
 def test_a_report_without_landmarks_and_a_state_without_marks_are_valid(portal, making, kinds, withheld, errors):
     shown = portal()
     assert errors(structured_report(shown.source, making, [], withheld)) == []
-    assert errors(presentation_state(shown.source, making, shown.image, shown.data, [], kinds)) == []
+    assert errors(presentation_state(shown.source, making, shown.image, [], kinds)) == []
 
 
 # --- the patient ---

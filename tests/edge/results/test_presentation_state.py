@@ -30,7 +30,7 @@ def texts(data, layer):
 
 
 def drawn(shown, making, kinds, landmarks=(), alignment=None):
-    return presentation_state(shown.source, making, shown.image, shown.data, landmarks, kinds, alignment)
+    return presentation_state(shown.source, making, shown.image, landmarks, kinds, alignment)
 
 
 def middle(points):

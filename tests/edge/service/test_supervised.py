@@ -33,10 +33,10 @@ class WorkerHere:
     meanwhile: object = staticmethod(lambda _copy: None)
     seen: list = field(default_factory=list)
 
-    def make(self, copy, name, sha256, *, final):
+    def make(self, copy, name, sha256, *, final, made_at):
         self.seen.append(copy)
         self.meanwhile(copy)
-        return self.pipeline.make(Source(copy, name, sha256), final=final)
+        return self.pipeline.make(Source(copy, name, sha256, made_at), final=final)
 
     def describe(self):
         provenance = self.pipeline.provenance()
