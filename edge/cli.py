@@ -14,6 +14,8 @@ from rich.console import Console
 from edge import __version__
 from edge.commands.engine import app as engine_app
 from edge.commands.operation import register as register_operation
+from edge.commands.reference import app as reference_app
+from edge.commands.registration import add_to as add_registration
 from edge.commands.service import register as register_service
 from edge.errors import Stop, TryAgain
 from edge.terminal import MISUSE, err, say, stop_exits_with
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(engine_app, name="engine")
+app.add_typer(reference_app, name="reference")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; without one, the defaults")]
 
@@ -144,6 +147,7 @@ def open_pipeline(config: Config) -> Pipeline:
     return Pipeline.of(config, open_configured(config))
 
 
+add_registration(app)
 register_operation(app)
 register_service(app)
 

@@ -94,6 +94,13 @@ class Reference(_Frozen):
             warnings=self.warnings,
         )
 
+    def in_words(self) -> tuple[str, ...]:
+        """Return what a person wants to know of it, in short lines, the first for a list."""
+        gantry = "gantry not known" if self.gantry_deg is None else f"gantry {self.gantry_deg:g} deg"
+        by = f"signed by {self.signed_off_by}" if self.signed_off_by else "signed by nobody"
+        first = f"{gantry}, {len(self.landmarks)} landmarks by {self.release or 'a person'}, {by}"
+        return first, *(f"warning: {one}" for one in self.warnings)
+
     def to_json(self) -> bytes:
         """Return the file's bytes."""
         return (self.model_dump_json(by_alias=True, indent=2) + "\n").encode()

@@ -201,7 +201,8 @@ def writable_folders(config: Config) -> tuple[Path, ...]:
     A drop folder whose results go elsewhere is only read.
     """
     written = [entry.results_dir or entry.path for entry in config.drop_folder]
-    read = [entry.path for entry in config.drop_folder] + [config.release, config.store, config.release_key]
+    read = [entry.path for entry in config.drop_folder]
+    read += [path for path in (config.release, config.store, config.release_key, config.references) if path]
     for path in (*written, *read, config.state_dir):
         if path is not None and (hidden := _hidden_by(path)):
             raise BadConfig(f"{path}: lies below {hidden}, which the service does not see; use a folder below /srv")
