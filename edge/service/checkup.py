@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge.config import Config, DropFolderConfig, read_config
-from edge.errors import EdgeError, StateUnusable, Stop
+from edge.errors import BadReference, EdgeError, StateUnusable, Stop
+from edge.registration.reference import find_reference, list_references
 from edge.results.publish import MENDS, TEMPORARY_PREFIX
 from edge.service.metrics import LOOPBACK
 from edge.service.spool import HIGH_WATER_BYTES, free_bytes
@@ -145,6 +146,7 @@ def check_all(service: Callable[[], Service], here: Machine | None = None) -> tu
         _state(asked.config, here),
         _clock(here),
         _engine(asked.config, here),
+        _references(asked.config.references, asked.config) if asked.config.references else (),
         _metrics_port(asked.config.metrics_port),
         _systemd(asked.unit, asked.config, here),
     )
@@ -270,6 +272,21 @@ def _state(config: Config, here: Machine) -> Iterator[Finding]:
     level: Level = "fault" if left_bytes < HIGH_WATER_BYTES else "warning" if left_bytes < SPACE_LITTLE_BYTES else "ok"
     mend = None if level == "ok" else "free some space on its disk: without any, no image is taken up"
     yield Finding(level, f"journal and spool in {folder}: {left_bytes / GB:.1f} GB are free", mend)
+
+
+def _references(folder: Path, config: Config) -> Iterator[Finding]:
+    try:
+        keys = list_references(folder)
+    except BadReference as exc:
+        yield _fault_of(exc, "let the service's user read there")
+        return
+    for reason in (one for key in keys if isinstance(one := find_reference(folder, key), str)):
+        yield Finding("fault", f"reference {reason}", "make it anew")
+    for rule in (rule for rule in config.reference_rule if rule.reference not in keys):
+        what = f"reference_rule {rule.image_name}: its reference {rule.reference[:12]} is not there"
+        yield Finding("fault", what, "add it: until then its images are not registered")
+    mend = None if keys else "landmarknet-edge reference add"
+    yield Finding("ok" if keys else "warning", f"references in {folder}: {len(keys)}", mend)
 
 
 def _clock(here: Machine) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.config import Config, DropFolderConfig
+from edge.config import Config, DropFolderConfig, ReferenceRule
 from edge.errors import BackendFailed, BadRelease
 from edge.log import open_log
 from edge.service.checkup import (
@@ -411,3 +411,18 @@ def test_a_program_that_is_missing_or_fails_gives_no_answer():
     assert run_program(["landmarknet-edge-no-such-program"]) is None
     assert run_program(["false"]) is None
     assert run_program(["echo", "hello"]) == "hello\n"
+
+
+# --- references ---
+
+
+def test_a_folder_without_references_is_a_warning_and_damaged_ones_and_rules_without_one_are_faults(room, tmp_path):
+    folder = tmp_path / "references"
+    (finding,) = room.findings("references in", room.changed(references=folder))
+    assert finding.level == "warning"
+    folder.mkdir()
+    (folder / f"{'a' * 64}.reference.json").write_text("{}")
+    rule = ReferenceRule(image_name=".*", reference="b" * 64)
+    findings = room.check(room.changed(references=folder, reference_rule=(rule,)))
+    faults = [one.what[:23] for one in findings if one.level == "fault"]
+    assert faults == [f"reference {'a' * 13}", "reference_rule .*: its "]
