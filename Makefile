@@ -56,8 +56,9 @@ service: $(VENV)/.bench ## the systemd service, also under a real systemd in a c
 examples: $(VENV)/.room ## make docs/examples and the picture of the README with the shipped release
 	$(RUN)/python docs/make_examples.py
 
-schema: $(VENV)/.room ## write docs/result.schema.json
+schema: $(VENV)/.room ## write docs/result.schema.json and docs/results-format.md
 	$(RUN)/python -m edge.results.document > docs/result.schema.json
+	$(RUN)/python docs/make_results_format.py
 
 samples: $(VENV)/.bench ## simulate samples/ again from ../shared/ct
 	$(RUN)/landmarknet-train simulate ../shared/ct/lidc0002.nii.gz --output work/samples --poses 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from edge.config import Config
+from edge.by_hand import reference_of_image
+from edge.config import Config, ReferenceRule
 from edge.engines import open_engine
 from edge.pipeline import Pipeline
+from edge.registration.alignment import References
+from edge.registration.reference import add_reference
 from edge.results.publish import result_path
 
 DOCS = Path(__file__).parent
@@ -41,15 +45,32 @@ def draw_overlays(pipeline: Pipeline, folder: Path) -> None:
 
 
 def write_results(pipeline: Pipeline, folder: Path) -> None:
-    """Write one result of each status: a sample, a blank ramp as PNG, a sample cut short."""
+    """Write one result of each status: a sample, a blank ramp as PNG, a sample cut short; registered, and withheld."""
     sample = SAMPLES / "lidc0002_lateral_mv_00.dcm"
     shutil.copyfile(sample, folder / "ok.dcm")
     (folder / "refused.dcm").write_bytes(sample.read_bytes()[:100_000])
     ramp = np.linspace(0, 255, 384).astype(np.uint8)
     Image.fromarray(np.broadcast_to(ramp, (384, 384))).save(folder / "no_landmarks.png")
     for image in (folder / "ok.dcm", folder / "refused.dcm", folder / "no_landmarks.png"):
-        result = pipeline(image, None)
-        (DOCS / "examples" / result_path(image, None).name).write_bytes(result.to_json())
+        write_result(pipeline, image)
+    write_registered(pipeline, folder)
+
+
+def write_registered(pipeline: Pipeline, folder: Path) -> None:
+    """Write the results of two samples that are registered with their planned images: one shift, one withheld."""
+    rules = []
+    for name, view in (("registered", "lateral"), ("withheld", "ap")):
+        reference = reference_of_image(SAMPLES / f"lidc0002_{view}_drr_00.dcm", pipeline.engine, may_lack_beam=True)
+        add_reference(folder / "references", reference)
+        rules.append(ReferenceRule(image_name=f"{name}.dcm", reference=reference.key))
+        shutil.copyfile(SAMPLES / f"lidc0002_{view}_mv_00.dcm", folder / f"{name}.dcm")
+        registering = replace(pipeline, references=References(folder / "references", tuple(rules)))
+        write_result(registering, folder / f"{name}.dcm")
+
+
+def write_result(pipeline: Pipeline, image: Path) -> None:
+    """Process an image and keep its JSON."""
+    (DOCS / "examples" / result_path(image, None).name).write_bytes(pipeline(image, None).to_json())
 
 
 if __name__ == "__main__":

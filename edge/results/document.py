@@ -140,8 +140,12 @@ class Result(_Frozen):
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # every entry is always written
 
-    result_schema: Literal["landmarknet-edge/result/1"] = Field(default=RESULT_SCHEMA, alias="schema")
-    status: Literal["ok", "no_landmarks", "refused"]
+    result_schema: Annotated[
+        Literal["landmarknet-edge/result/1"], Field(alias="schema", description="what these entries mean")
+    ] = RESULT_SCHEMA
+    status: Annotated[
+        Literal["ok", "no_landmarks", "refused"], Field(description="ok: at least one landmark; refused: not looked at")
+    ]
     reason: Annotated[str | None, Field(description="why the image was refused; null otherwise")]
     notice: str = NOTICE
     image: Image

@@ -1,4 +1,5 @@
 import json
+import runpy
 from pathlib import Path
 
 import jsonschema
@@ -47,6 +48,19 @@ def strict(data):
 def test_the_published_schema_is_the_one_of_the_code():
     published = json.loads((DOCS / "result.schema.json").read_text())
     assert published == json_schema(), "run: make schema"
+
+
+def test_the_description_of_the_format_is_made_of_the_schema():
+    script = runpy.run_path(str(DOCS / "make_results_format.py"))
+    assert (DOCS / "results-format.md").read_text() == script["results_format"](), "run: make schema"
+
+
+def test_examples_show_a_shift_and_a_withheld_one():
+    told = {path.name.split(".")[0]: json.loads(path.read_bytes())["registration"] for path in EXAMPLES}
+    registered, withheld = told["registered"], told["withheld"]
+    assert (registered["status"], withheld["status"], told["ok"]) == ("ok", "withheld", None)
+    assert registered["interval95_mm"] is not None
+    assert (bool(withheld["reason"]), withheld["shift_mm"]) == (True, None)
 
 
 def test_the_schema_is_a_json_schema():
