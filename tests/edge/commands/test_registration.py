@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -437,3 +439,16 @@ def test_neither_log_nor_result_nor_picture_nor_state_names_the_patient(daemon, 
     told += [path.read_bytes() for path in room.drop.iterdir() if path.suffix in {".json", ".png"}]
     told += [path.read_bytes() for path in (room.root / "state").rglob("*") if path.is_file()]
     assert not any(secret in text for secret in SECRETS for text in told)
+
+
+def test_the_daemon_s_objects_are_valid_dicom(daemon, room, with_reference):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (package dicom3tools)")
+    room.configure(*(f"{one} = true" for one in DICOM))
+    room.put("X.dcm", (2.0, -4.0))
+    assert daemon().returncode == 0
+    for one in SUFFIXES.values():
+        done = subprocess.run(["dciodvfy", room.drop / f"X.landmarks.{one}.dcm"], capture_output=True, check=False)
+        said = (done.stdout + done.stderr).decode("latin-1").splitlines()
+        assert said
+        assert [line for line in said if line.startswith("Error")] == []

@@ -1,0 +1,31 @@
+"""The shipped release on the samples: a patient that it never saw, whose portal image and DRR show one position."""
+
+import pytest
+
+from edge.by_hand import register_files
+
+
+def test_the_lateral_sample_has_not_moved_within_what_is_said(shipped, samples):
+    made = register_files(
+        samples / "lidc0002_lateral_mv_00.dcm", samples / "lidc0002_lateral_drr_00.dcm", shipped
+    ).registration
+    assert made.status == "ok", made.reason
+    for shift_mm, half_mm in zip(made.shift_mm, made.interval95_mm, strict=True):
+        assert abs(shift_mm) <= half_mm
+
+
+@pytest.mark.parametrize(("image", "reference"), [("ap_mv", "lateral_drr"), ("lateral_mv", "ap_drr")])
+def test_a_view_is_never_registered_with_the_other_one(shipped, samples, image, reference):
+    made = register_files(
+        samples / f"lidc0002_{image}_00.dcm", samples / f"lidc0002_{reference}_00.dcm", shipped
+    ).registration
+    assert (made.status, made.shift_mm) == ("withheld", None)
+
+
+def test_an_ap_image_is_withheld_while_the_release_states_no_sigma_of_the_row(shipped, samples):
+    """A release that states one may register it; then within what it says."""
+    made = register_files(samples / "lidc0002_ap_mv_00.dcm", samples / "lidc0002_ap_drr_00.dcm", shipped).registration
+    (row,) = (kind for kind in shipped.contract.kinds if kind.kind == "spinous_process")
+    assert made.status == "withheld" or row.sigma is not None
+    if made.status == "ok":
+        assert all(abs(mm) <= half for mm, half in zip(made.shift_mm, made.interval95_mm, strict=True))
