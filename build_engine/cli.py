@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def build(
     release: Annotated[
         str | None, typer.Option(help="name of the release, instead of the recipe's: a store keeps each name once")
     ] = None,
+    stamp: Annotated[bool, typer.Option("--stamp", help="add the time (UTC) to that name: for rebuilds")] = False,
 ) -> None:
     """Export the checkpoint of a recipe, choose its precision, compile, verify and publish the release."""
     from build_engine.build import build_release
@@ -33,6 +35,7 @@ def build(
     console = Console(stderr=True)
     try:
         asked = read_recipe(recipe, precision, flavour, release)
+        asked = asked.stamped(datetime.now(UTC)) if stamp else asked
         with ConsoleProgress(console) as progress:
             folder = build_release(asked, lambda line: console.print(line, soft_wrap=True, markup=False), progress)
     except (BuildError, CalibrationError, EdgeError) as exc:

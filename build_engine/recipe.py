@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -82,6 +83,10 @@ class Recipe(_Frozen):
         if place is None:
             raise RecipeError("the recipe names neither output nor store")
         return place
+
+    def stamped(self, at: datetime) -> Self:
+        """Return the recipe with the minute (UTC) in its release's name: a store keeps each name once."""
+        return self.model_copy(update={"release": f"{self.release}-{at.astimezone(UTC):%Y%m%dT%H%MZ}"})
 
     def release_id(self, flavour: str, precision: str) -> str:
         """Return the release's name; in a store, where several live side by side, with flavour and precision."""

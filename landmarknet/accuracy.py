@@ -6,22 +6,27 @@ come from each fold's validation patients; the recipe itself was chosen on the s
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from edge.contract import KindContract, Reading
 from edge.engines import Engine, open_engine
 from landmarknet.baselines import mean_position, shuffled
 from landmarknet.checkpoint import demand_same_training, load_checkpoint, load_network
-from landmarknet.compare import comparison_table
+from landmarknet.compare import comparison_row, comparison_table
 from landmarknet.decode import TorchBackend
 from landmarknet.evaluate import HEADLINE_PX, Finding, find, score
 from landmarknet.figures import box_plot, pck_plot, reliability_plot, sigma_plot
+from landmarknet.goals import alarm_goals, goal_table, visible_joints
 from landmarknet.operating_point import operating_point, reading_of
 from landmarknet.report import (
     NOTICE,
@@ -39,18 +44,20 @@ from landmarknet.simulate_files import EMPTY_FIELDS
 from landmarknet.study import Fold, Study
 
 Say = Callable[[str], None]
+PROCESSES = 2
 
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """A fold's network, where it is operated, and what it found in patients that it never saw."""
+    """Where a fold's network is operated, what it found in patients that it never saw, and in those that it did."""
 
     fold: Fold
-    backend: TorchBackend
     reading: Reading
     trained_on: tuple[str, ...]
     test: list[Finding]
+    without_geometry: list[Finding]  # in the same images, their scale unknown
     negatives: list[Finding]
+    known: list[Finding]  # in patients that it was TRAINED on: a ceiling, no accuracy
 
 
 def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, say: Say) -> None:
@@ -58,7 +65,11 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
     engine = open_engine(release, threads=1)
     test_patients = [p for p in study.patients if p not in engine.contract.trained_on and p not in study.validation]
     demand_unseen(engine.contract.trained_on, study.test_negatives)
-    results = [evaluate_fold(study, fold, say) for fold in study.folds]
+    say(f"{len(study.folds)} folds, {PROCESSES} at once; then {len(study.comparison.variants)} networks")
+    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        evaluated = pool.map(partial(evaluate_fold, study), study.folds)
+        compared = pool.map(partial(comparison_row, study), study.comparison.variants)
+        results, comparison = list(evaluated), comparison_table(study, list(compared))
     accepted = accepted_findings(results)
     everything = [f for r in results for f in (*r.test, *r.negatives)]
     figures, kinds = output.parent / "accuracy", accept_all(results[0].reading.kinds)
@@ -69,37 +80,43 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
     say("shipped release")
     sections = [
         _head(study_path, release),
+        _goals(study, results, accepted, kinds),
         _cross_validation(study, results, accepted, kinds),
-        _floors(study, results, say),
+        _floors(results),
         _false_alarms(study, results, kinds),
         _calibration(results),
         _release(study, engine, test_patients),
-        _scale(study, results, say),
+        _scale(results),
         _robustness(study, engine, test_patients, say),
-        _comparison(study),
+        f"## Comparison\n\n{comparison}",
     ]
     output.write_text("\n\n".join(sections) + "\n")
 
 
-def evaluate_fold(study: Study, fold: Fold, say: Say) -> FoldResult:
+def evaluate_fold(study: Study, fold: Fold) -> FoldResult:
     """Choose a fold's operating point on its validation patients, then look at its test patients."""
     config, images = study.fold_config(fold), Path(study.images)
     weights = Path(config.output) / "weights.pt"
     checkpoint = load_checkpoint(weights)
     demand_same_training(checkpoint, config.to_dict(), weights)
-    trained_on = (*checkpoint.training["patients"], *checkpoint.training["negatives"])
-    demand_unseen(trained_on, (*fold.test, *fold.validation, *study.test_negatives))
+    trained_on = tuple(checkpoint.training["patients"])
+    demand_unseen(
+        (*trained_on, *checkpoint.training["negatives"]), (*fold.test, *fold.validation, *study.test_negatives)
+    )
     network = load_network(weights)
     backend = TorchBackend(network)
-    say(f"fold {fold.name}: choose on {', '.join(fold.validation)}")
-    everything = reading_of(network.config)
     choices = (*fold.validation, *study.validation_negatives)
-    chosen = operating_point(find(backend, everything, images, choices), network.config.kinds)
+    chosen = operating_point(find(backend, reading_of(network.config), images, choices), network.config.kinds)
     reading = reading_of(network.config, chosen)
-    say(f"fold {fold.name}: test on {', '.join(fold.test)}")
-    test = find(backend, reading, images, fold.test)
-    negatives = find(backend, reading, images, (*study.test_negatives, EMPTY_FIELDS))
-    return FoldResult(fold, backend, reading, tuple(checkpoint.training["patients"]), test, negatives)
+    return FoldResult(
+        fold,
+        reading,
+        trained_on,
+        test=find(backend, reading, images, fold.test),
+        without_geometry=find_without_geometry(backend, reading, images, fold.test),
+        negatives=find(backend, reading, images, (*study.test_negatives, EMPTY_FIELDS)),
+        known=find(backend, reading, images, trained_on),
+    )
 
 
 def accepted_findings(results: list[FoldResult], *, negatives: bool = False) -> list[Finding]:
@@ -126,6 +143,20 @@ Written by `landmarknet-train accuracy {study_path} --release {release}` on {dat
 {platform.machine()}, CPU only. Images: `landmarknet-train simulate`; read, preprocessed, inferred and decoded by the
 room's own code. Distances in px are of the whole image fitted into 384 x 384, as in the paper; a landmark counts as
 right within {HEADLINE_PX:.0f} px of a true one, one to one."""
+
+
+def _goals(study: Study, results: list[FoldResult], accepted: list[Finding], kinds: tuple[KindContract, ...]) -> str:
+    joints = visible_joints(Path(study.recipe().ct_folder), study.patients)
+    everything = accepted_findings(results, negatives=True)
+    guessed = [f for r in results for f in mean_position(r.known, r.test)]
+    return f"""## What was wanted, and what is reached
+
+All {len(study.patients)} labelled patients, each tested on by a network that never saw it. Chance: the mean place in
+the patients trained on; for spinous processes a peak anywhere along their row.
+
+{goal_table(accepted, guessed, kinds, joints)}
+
+{alarm_goals(everything, kinds)}"""
 
 
 def _cross_validation(
@@ -164,17 +195,15 @@ Choices of the recipe were made on {", ".join(study.validation)}. Without them:
 ![Deviation](accuracy/deviation.png)"""
 
 
-def _floors(study: Study, results: list[FoldResult], say: Say) -> str:
+def _floors(results: list[FoldResult]) -> str:
     """Compare with what knows nothing of the image, and with patients that were trained on."""
     rows = []
     for result in results:
-        say(f"fold {result.fold.name}: floors")
-        known = find(result.backend, result.reading, Path(study.images), result.trained_on)
         for name, findings in (
-            ("mean position of the training patients", mean_position(known, result.test)),
+            ("mean position of the training patients", mean_position(result.known, result.test)),
             ("labels of another image", shuffled(result.test, seed=0)),
             ("as trained, unseen patients", result.test),
-            ("as trained, its own TRAINING patients (no accuracy)", known),
+            ("as trained, its own TRAINING patients (no accuracy)", result.known),
         ):
             rows.append((name, [_pck(findings, k) for k in result.reading.kinds]))
     names = list(dict.fromkeys(name for name, _ in rows))
@@ -233,14 +262,10 @@ def _release(study: Study, engine: Engine, patients: list[str]) -> str:
 {sigma_table(test, engine.contract.kinds)}"""
 
 
-def _scale(study: Study, results: list[FoldResult], say: Say) -> str:
-    say("scale: known and chosen by the network")
-    images = Path(study.images)
+def _scale(results: list[FoldResult]) -> str:
     rows = {
         "from the file's geometry": [r.test for r in results],
-        "unknown: chosen by the network": [
-            find_without_geometry(r.backend, r.reading, images, r.fold.test) for r in results
-        ],
+        "unknown: chosen by the network": [r.without_geometry for r in results],
     }
     table = [[name, *_mean_pck(results, found)] for name, found in rows.items()]
     header = ["scale (PCK@8, mean of the folds)", *(k.kind for k in results[0].reading.kinds)]
@@ -276,7 +301,3 @@ def _robustness(study: Study, engine: Engine, patients: list[str], say: Say) -> 
         f"## Robustness\n\nThe shipped release on {', '.join(patients)}: PCK@8, and the change in points.\n\n"
         + markdown(["nuisance", *(k.kind for k in kinds)], table)
     )
-
-
-def _comparison(study: Study) -> str:
-    return f"## Comparison\n\n{comparison_table(study)}"

@@ -81,12 +81,12 @@ def folds(study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet
 @app.command()
 def compare(study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml")]) -> None:
     """Train the comparators and ablations of a study, or go on with them, and print the comparison."""
-    from landmarknet.compare import comparison_table, train_variants
+    from landmarknet.compare import comparison_row, comparison_table, train_variants
     from landmarknet.study import read_study
 
     plan = read_study(study)
     train_variants(plan, out.print)
-    typer.echo(comparison_table(plan))
+    typer.echo(comparison_table(plan, [comparison_row(plan, variant) for variant in plan.comparison.variants]))
 
 
 @app.command()

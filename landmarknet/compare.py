@@ -5,7 +5,7 @@ As the paper's Table 3, but for every kind, on patients that none of the network
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,10 +63,14 @@ def train_variants(study: Study, say: Callable[[str], None]) -> None:
                 train(config)
 
 
-def comparison_table(study: Study) -> str:
-    """Return PCK@8 per kind, mean and standard deviation over patients (and seeds), and the mean deviation."""
+def comparison_row(study: Study, variant: str) -> list[str]:
+    """Return a variant's name and, per kind, PCK@8 and the mean deviation."""
+    return [VARIANTS[variant][0], *_cells(study, variant)]
+
+
+def comparison_table(study: Study, rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows under a header, and what they are: mean and standard deviation over patients (and seeds)."""
     fold = study.fold(study.comparison.fold)
-    rows = [[VARIANTS[v][0], *_cells(study, v)] for v in study.comparison.variants]
     plan, batch = study.comparison, study.recipe().batch
     return (
         f"Each trained on {plan.steps * batch} images of the same {len(study.fold_config(fold).patients)} patients "

@@ -1,5 +1,7 @@
 import hashlib
+import re
 import shutil
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import onnx
@@ -10,8 +12,10 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
+from typer.testing import CliRunner
 
 from build_engine.build import GateFailed, build_release
+from build_engine.cli import app
 from build_engine.export import export_onnx
 from build_engine.quantize import quantisable_layers
 from build_engine.recipe import Recipe, RecipeError, read_recipe
@@ -334,6 +338,23 @@ def test_an_rtx_plan_is_compiled_and_says_that_it_was_not_run(int8_recipe):
 def test_a_recipe_that_lacks_what_it_needs_says_so(recipe, changes, said):
     with pytest.raises(ValidationError, match=said):
         Recipe.model_validate(recipe.model_dump() | changes)
+
+
+def test_a_stamped_recipe_names_the_minute_in_universal_time(recipe):
+    at = datetime(2026, 11, 23, 1, 5, tzinfo=timezone(timedelta(hours=2)))
+    assert recipe.stamped(at).release == f"{recipe.release}-20261122T2305Z"
+
+
+def test_a_rebuild_that_is_stamped_has_a_name_of_its_own(tmp_path, monkeypatch):
+    path = tmp_path / "recipe.toml"
+    path.write_text('release = "r"\ncheckpoint = "c"\noutput = "o"\ngolden_images = []\nkinds = []')
+    built = []
+    monkeypatch.setattr("build_engine.build.build_release", lambda asked, *_: built.append(asked.release) or tmp_path)
+    for options in ([], ["--stamp"], ["--release", "mine", "--stamp"]):
+        assert CliRunner().invoke(app, [str(path), *options]).exit_code == 0
+    assert built[0] == "r"
+    assert re.fullmatch(r"r-\d{8}T\d{4}Z", built[1])
+    assert built[2].startswith("mine-")
 
 
 def test_kinds_may_stand_in_a_file_of_their_own(tmp_path):

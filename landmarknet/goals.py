@@ -1,0 +1,108 @@
+"""What was wanted of the landmarks, beside what they reach on unseen patients and what chance would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.contract import KindContract
+from landmarknet.evaluate import HEADLINE_PX, Finding, Score, chance_along_the_row, false_alarms, score
+from landmarknet.pose import View
+from landmarknet.report import markdown, percent
+from landmarknet.simulate import Modality
+
+PER_NEGATIVE, PER_HIDDEN = 0.02, 0.05  # false landmarks per image of a kind, at most
+EXTRA_PER_IMAGE = 0.5  # beside single spinous processes, at most
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A PCK@8 to reach. ``paper``: on 8054 private pairs; ``probe``: a first training of 15 minutes, on one patient."""
+
+    name: str
+    kind: str
+    view: View
+    modality: Modality
+    least: float
+    paper: str
+    probe: str
+    visible_joint: bool = False  # only patients whose Louis angle is to be seen in the CT
+
+
+GOALS = (
+    Goal("tracheal bifurcation, AP MV", "tracheal_bifurcation", "ap", "mv", 0.9895, "98.95 %", "96 %"),
+    Goal("tracheal bifurcation, AP kV", "tracheal_bifurcation", "ap", "kv", 0.9895, "98.95 %", "86 %"),
+    Goal("tracheal bifurcation, lateral MV", "tracheal_bifurcation", "lateral", "mv", 0.93, "-", "84 %"),
+    Goal("tracheal bifurcation, lateral kV", "tracheal_bifurcation", "lateral", "kv", 0.93, "-", "79 %"),
+    Goal("Louis angle, lateral kV, joint visible", "louis_angle", "lateral", "kv", 0.8561, "85.61 %", "66 %", True),
+    Goal("Louis angle, lateral kV, all", "louis_angle", "lateral", "kv", 0.78, "85.61 %", "66 %"),
+    Goal("spinous processes, AP MV, one to one", "spinous_process", "ap", "mv", 0.81, "81.24 %", "chance"),
+    Goal("spinous processes, AP kV, one to one", "spinous_process", "ap", "kv", 0.81, "85.61 %", "chance"),
+)
+
+
+def visible_joints(ct_folder: Path, patients: Sequence[str]) -> frozenset[str]:
+    """Return the patients whose label of the Louis angle does not say that the joint cannot be seen ("low: ...")."""
+    return frozenset(patient for patient in patients if not _joint_is_weak(ct_folder / f"{patient}.landmarks.json"))
+
+
+def _joint_is_weak(labels: Path) -> bool:
+    try:
+        document = json.loads(labels.read_text())
+        own = [one for one in document["landmarks"] if one["name"] == "sternal_angle_anterior"]
+        return any(str(one["confidence"]).startswith("low") for one in own)
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ValueError(f"{labels}: no labels with their confidence ({exc}); name the folder of the CT") from exc
+
+
+def goal_table(
+    accepted: Sequence[Finding], guessed: Sequence[Finding], kinds: Sequence[KindContract], joints: frozenset[str]
+) -> str:
+    """Return one row per goal. ``accepted``: what was accepted in unseen patients; ``guessed``: without looking."""
+    by_kind = {promise.kind: promise for promise in kinds}
+    rows = [_row(goal, by_kind[goal.kind], accepted, guessed, joints) for goal in GOALS]
+    return markdown(["PCK@8", "paper", "probe", "wanted", "unseen patients", "chance", "reached"], rows)
+
+
+def _row(
+    goal: Goal,
+    promise: KindContract,
+    accepted: Sequence[Finding],
+    guessed: Sequence[Finding],
+    joints: frozenset[str],
+) -> list[str]:
+    own = _concerned(goal, accepted, joints)
+    result = score(own, promise)
+    pck, several = result.pck[HEADLINE_PX], promise.kind == "spinous_process"
+    chance = chance_along_the_row(own)[1] if several else score(_concerned(goal, guessed, joints), promise).pck[8.0]
+    reached = pck >= goal.least and (not several or result.extra_per_image <= EXTRA_PER_IMAGE)
+    shown = percent(pck) + (_beside(result) if several else "")
+    wanted = f">= {100 * goal.least:.4g} %"
+    return [goal.name, goal.paper, goal.probe, wanted, shown, percent(chance), "yes" if reached else "no"]
+
+
+def _beside(result: Score) -> str:
+    return f" ({result.extra_per_image:.2f} extra per image, F1 {percent(result.f1)})"
+
+
+def _concerned(goal: Goal, findings: Sequence[Finding], joints: frozenset[str]) -> list[Finding]:
+    return [
+        f
+        for f in findings
+        if (f.kind, f.view, f.modality) == (goal.kind, goal.view, goal.modality)
+        and (not goal.visible_joint or f.patient in joints)
+    ]
+
+
+def alarm_goals(accepted: Sequence[Finding], kinds: Sequence[KindContract]) -> str:
+    """Return one row per kind: false landmarks per image, and whether that is as few as wanted."""
+    rows = []
+    for promise in kinds:
+        alarms = false_alarms([f for f in accepted if f.kind == promise.kind], promise)
+        reached = alarms.per_negative <= PER_NEGATIVE and alarms.per_hidden <= PER_HIDDEN
+        cells = f"{alarms.per_negative:.3f}", f"{alarms.per_hidden:.3f}", "yes" if reached else "no"
+        rows.append([promise.kind, *cells])
+    negative, hidden = f"without it, wanted <= {PER_NEGATIVE}", f"out of sight, wanted <= {PER_HIDDEN}"
+    return markdown(["false per image", negative, hidden, "reached"], rows)
