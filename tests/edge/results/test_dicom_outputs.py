@@ -300,3 +300,13 @@ def test_the_service_does_not_load_highdicom_before_an_object_is_wanted():
     asked = f"import sys, {loaded}; print('highdicom' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_an_object_that_cannot_be_made_is_a_note_and_the_others_are_made(wanted, portal):
+    """Here a score that is no number, which a report cannot hold; the note tells the kind of error, and no value."""
+    shown = portal()
+    made, notes = wanted(shown, landmarks=[shown.landmark("spinous_process", 100, 40, score=float("nan"))])
+    assert set(made) == {".landmarks.pr.dcm", ".landmarks.reg.dcm"}
+    assert [note for note in notes if note.startswith("no ")] == [
+        "no structured report, since it cannot be made (ValueError); please report it"
+    ]
