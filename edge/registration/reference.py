@@ -27,6 +27,7 @@ REFERENCE_SCHEMA: Final = "landmarknet-edge/reference/1"
 SUFFIX = ".reference.json"
 _KEY = re.compile(r"[0-9a-f]{64}")
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Uid = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)([.](0|[1-9][0-9]*))+$", max_length=64)]  # PS3.5 9.1
 Millimetres = Annotated[float, Field(allow_inf_nan=False)]
 Degrees = Annotated[float, Field(ge=0, lt=360)]
 
@@ -48,12 +49,12 @@ class ReferenceLandmark(_Frozen):
 class PlannedImage(_Frozen):
     """By which UIDs DICOM objects refer to a planned image; kept only where whoever made the reference asked for it."""
 
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    rows: int
-    columns: int
+    sop_class_uid: Uid
+    sop_instance_uid: Uid
+    study_instance_uid: Uid
+    series_instance_uid: Uid
+    rows: Annotated[int, Field(ge=1, le=65535)]
+    columns: Annotated[int, Field(ge=1, le=65535)]
 
 
 class Reference(_Frozen):
@@ -205,11 +206,18 @@ def list_references(folder: Path) -> tuple[str, ...]:
 
 def show_reference(folder: Path, key: str) -> Reference:
     """Return one reference; raise `BadReference` where there is none, or it is damaged or another beam's."""
+    reference = _stored(folder, key)
+    if reference is None:
+        raise BadReference(f"{_path(folder, key)}: there is no such reference; list them, or add it")
+    return reference
+
+
+def _stored(folder: Path, key: str) -> Reference | None:
     path = _path(folder, key)
     try:
         data = path.read_bytes()
-    except FileNotFoundError as exc:
-        raise BadReference(f"{path}: there is no such reference; list them, or add it") from exc
+    except FileNotFoundError:
+        return None
     except OSError as exc:
         raise BadReference(f"{path}: cannot be read ({exc.strerror})") from exc
     reference = parse_reference(data, str(path))
@@ -240,10 +248,8 @@ def find_reference(folder: Path, key: str | None) -> Reference | str | None:
 
     For the daemon, which goes on: a damaged reference withholds a registration and stops nothing.
     """
-    if key is None or not _path(folder, key).exists():
-        return None
     try:
-        return show_reference(folder, key)
+        return None if key is None else _stored(folder, key)
     except BadReference as exc:
         return str(exc).replace(f"{folder}{os.sep}", "")  # it stands in results: names, no folders
 

@@ -258,3 +258,25 @@ def test_the_first_rule_that_matches_a_whole_name_names_the_reference():
     assert key_by_rule("RI.ap.7.dcm", rules) == KEY
     assert key_by_rule("x RI.ap.7.dcm", rules) == other
     assert key_by_rule("RI.1.dcm", rules[:1]) is None
+
+
+def test_a_folder_that_may_not_be_read_withholds_and_ends_nothing(tmp_path, as_nobody):
+    folder = tmp_path / "references"
+    add_reference(folder, REFERENCE)
+    with as_nobody(folder):
+        assert find_reference(folder, KEY) == f"{KEY}.reference.json: cannot be read (Permission denied)"
+
+
+def test_a_file_in_the_place_of_the_folder_withholds(tmp_path):
+    (tmp_path / "references").write_text("")
+    assert "cannot be read (Not a directory)" in find_reference(tmp_path / "references", KEY)
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.03", "1.2." + "3" * 64, "Muster^Erika"])
+def test_a_planned_image_is_named_by_legal_uids_only(uid):
+    planned = dict.fromkeys(("sop_class_uid", "study_instance_uid", "series_instance_uid"), "1.2.3")
+    entry = planned | {"sop_instance_uid": uid, "rows": 2, "columns": 2}
+    document = json.loads(REFERENCE.to_json())
+    assert parse_reference(json.dumps(document | {"planned_image": None}).encode(), "x") == REFERENCE
+    with pytest.raises(BadReference, match="planned_image.sop_instance_uid"):
+        parse_reference(json.dumps(document | {"planned_image": entry}).encode(), "x")
