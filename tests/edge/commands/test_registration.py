@@ -13,7 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 from edge.cli import app
-from tests.edge.planned_room import CARINA, PLANNED_UID, ROW, SECRETS, PlannedRoom, plan_bytes, write_release
+from edge.planned_beam import beam_key
+from tests.edge.planned_room import (
+    CARINA,
+    PATIENT,
+    PLAN_UID,
+    PLANNED_UID,
+    ROW,
+    SECRETS,
+    PlannedRoom,
+    plan_bytes,
+    write_release,
+)
 
 DICOM = ("structured_report", "presentation_state", "spatial_registration")
 SUFFIXES = {"structured_report": "sr", "presentation_state": "pr", "spatial_registration": "reg"}
@@ -421,6 +432,37 @@ def test_the_daemon_registers_and_a_replay_after_a_crash_gives_the_same_bytes(da
     assert daemon().returncode == 0
     assert outputs(room.drop) == first
     assert result(room) | {"timing_ms": None} == told | {"timing_ms": None}
+
+
+def test_the_daemon_tells_images_with_a_reference_from_those_without_and_the_wrong_ones(command, daemon, room):
+    """Four images: registered, of no plan, of another gantry angle, and with a reference of another body."""
+    (room.root / "plan.dcm").write_bytes(plan_bytes(("90", "90")))
+    for beam, uid in (("1", PLANNED_UID), ("2", "1.2.826.7.9")):
+        planned = room.planned(f"{beam}.drr", uid=uid, beam=None)
+        assert command("reference", "add", planned, "--plan", room.root / "plan.dcm", "--with-uids").returncode == 0
+    others = room.references / reference_name("2")
+    shown = json.loads(others.read_bytes())
+    for one in shown["landmarks"]:
+        one["y_mm"] += 40.0
+    others.write_text(json.dumps(shown))
+    room.configure("spatial_registration = true")
+    room.put("with.dcm", (2.0, -4.0))
+    room.put("without.dcm", beam=None)
+    room.put("gantry.dcm", gantry="180")
+    room.put("wrong.dcm", beam="2")
+    assert daemon().returncode == 0
+    told = {name: result(room, name)["registration"] for name in ("with", "without", "gantry", "wrong")}
+    assert told["without"] is None
+    assert {name: one["status"] for name, one in told.items() if one} == {
+        "with": "ok",
+        "gantry": "withheld",
+        "wrong": "withheld",
+    }
+    assert sorted(path.name for path in room.drop.glob("*.reg.dcm")) == ["with.landmarks.reg.dcm"]
+
+
+def reference_name(beam):
+    return f"{beam_key(PLAN_UID, int(beam), PATIENT['PatientID'])}.reference.json"
 
 
 def test_the_daemon_s_outputs_are_dated_by_when_a_file_was_first_seen(daemon, room):

@@ -278,5 +278,5 @@ def test_a_planned_image_is_named_by_legal_uids_only(uid):
     entry = planned | {"sop_instance_uid": uid, "rows": 2, "columns": 2}
     document = json.loads(REFERENCE.to_json())
     assert parse_reference(json.dumps(document | {"planned_image": None}).encode(), "x") == REFERENCE
-    with pytest.raises(BadReference, match="planned_image.sop_instance_uid"):
+    with pytest.raises(BadReference, match=r"planned_image\.sop_instance_uid"):
         parse_reference(json.dumps(document | {"planned_image": entry}).encode(), "x")
