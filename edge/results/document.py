@@ -23,10 +23,10 @@ class _Frozen(BaseModel):
 class Image(_Frozen):
     """Which image this result belongs to. Carries no patient name or ID."""
 
-    name: str
-    sha256: Sha256
-    sop_instance_uid: str | None
-    modality: str | None
+    name: Annotated[str, Field(description="of the file, without its folder")]
+    sha256: Annotated[Sha256, Field(description="of the file")]
+    sop_instance_uid: Annotated[str | None, Field(description="null: it has none, or was refused")]
+    modality: Annotated[str | None, Field(description="of DICOM, where it is a known one")]
     rows: int | None
     columns: int | None
 
@@ -50,16 +50,16 @@ class Geometry(_Frozen):
     """How pixels become millimetres, or the reason why they do not."""
 
     status: Literal["known", "unknown"]
-    reason: str | None
-    sid_mm: float | None
-    sad_mm: float | None
+    reason: Annotated[str | None, Field(description="why there are no millimetres; null otherwise")]
+    sid_mm: Annotated[float | None, Field(description="source to receptor")]
+    sad_mm: Annotated[float | None, Field(description="source to isocentre")]
     spacing_mm: Annotated[tuple[float, float] | None, Field(description="(row, column) spacing, receptor plane")]
     first_pixel_mm: Annotated[tuple[float, float] | None, Field(description="(x, y) of pixel (0, 0), receptor plane")]
-    gantry_deg: float | None
+    gantry_deg: Annotated[float | None, Field(description="0 to 360, only where it can be trusted")]
     axes: Annotated[str | None, Field(description="the frame of x_mm and y_mm")]
-    polarity: str
-    sources: dict[str, str]
-    warnings: tuple[str, ...]
+    polarity: Annotated[str, Field(description="what decided that bright means more dose")]
+    sources: Annotated[dict[str, str], Field(description="each number's attribute, or why there is none")]
+    warnings: Annotated[tuple[str, ...], Field(description="what to know before trusting the millimetres")]
 
 
 class Vector(_Frozen):
@@ -149,12 +149,12 @@ class Result(_Frozen):
     reason: Annotated[str | None, Field(description="why the image was refused; null otherwise")]
     notice: str = NOTICE
     image: Image
-    landmarks: tuple[LandmarkEntry, ...]
-    geometry: Geometry | None
+    landmarks: Annotated[tuple[LandmarkEntry, ...], Field(description="kind by kind, each from the top of the image")]
+    geometry: Annotated[Geometry | None, Field(description="null: the image was refused")]
     registration: Annotated[RegistrationEntry | None, Field(description="null without a reference")] = None
     provenance: Provenance
-    timing_ms: dict[str, float]
-    outputs: tuple[Output, ...]
+    timing_ms: Annotated[dict[str, float], Field(description="per stage; differs from time to time")]
+    outputs: Annotated[tuple[Output, ...], Field(description="the files that belong to this result, in its folder")]
     output_notes: Annotated[
         tuple[str, ...], Field(description="why a wanted DICOM output is missing, or what it could not take over")
     ] = ()

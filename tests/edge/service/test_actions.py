@@ -3,6 +3,7 @@ import pytest
 from edge.errors import (
     BackendFailed,
     BadConfig,
+    BadReference,
     BadRelease,
     DamagedImage,
     DeviceLost,
@@ -58,6 +59,7 @@ def test_every_leaf_of_the_error_tree_has_its_action():
         ResultsNotWritable: Action.BACK_OFF,
         BadConfig: Action.END,
         BadRelease: Action.END,
+        BadReference: Action.END,  # of the commands only
         BackendFailed: Action.END,
         StateUnusable: Action.END,
         StoreNotWritable: Action.END,
