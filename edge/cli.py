@@ -139,9 +139,9 @@ def watched_config(path: Path | None, folder: Path | None) -> Config:
 def open_pipeline(config: Config) -> Pipeline:
     """Open the release of a configuration; ready to process."""
     from edge.engines import open_configured
-    from edge.pipeline import Pipeline
+    from edge.pipeline import pipeline_of
 
-    return Pipeline(open_configured(config), config.sha256(), config.overlay)
+    return pipeline_of(config, open_configured(config))
 
 
 register_operation(app)

@@ -16,16 +16,18 @@ from types import MappingProxyType
 from typing import Literal
 
 from edge import __version__
+from edge.config import Config
 from edge.detect import detect
 from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable, Refused
-from edge.keys import result_key
-from edge.portal_image import read_portal_image
+from edge.keys import result_key, settings_sha256
+from edge.portal_image import MAX_FILE_BYTES, read_portal_image
 from edge.records import Landmark, PortalImage
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
 from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
-from edge.settle import Happening, Signature, Tell, signature_of
+from edge.settle import Happening, Tell
+from edge.source_file import demand_not_too_large, demand_unchanged, hash_file, signature
 
 OVERLAY_SUFFIX = ".landmarks.png"
 NO_TIMES: Mapping[str, float] = MappingProxyType({})
@@ -70,6 +72,7 @@ class Pipeline:
     overlay: bool = True
     clock: Callable[[], float] = time.perf_counter
     read: Read = read_here
+    largest_file_bytes: int = MAX_FILE_BYTES
 
     def __call__(
         self, image: Path, results_dir: Path | None, *, final: bool = True, tell: Tell = tell_nobody
@@ -77,13 +80,15 @@ class Pipeline:
         """Publish the result of ``image``, beside it or in ``results_dir``, and return it.
 
         A refusal is published and returned too, but for a `DamagedImage` that is not ``final`` (the rest may still
-        arrive), and for what is not an image or has no name of its own: those are raised. Raises `TryAgain`, `Stop`.
+        arrive), and for what is not an image, a link included, is too large (unread), or has no name of its own: those
+        are raised. Raises `TryAgain`, `Stop`.
         """
+        name = image_name(image)
         claim_name(image, result_path(image, results_dir))
-        before = _signature(image)
-        made = self.make(Source(image, image_name(image)), final=final)
-        if _signature(image) != before:  # its result would be younger than the new bytes, and look like theirs
-            raise ImageUnreadable(f"{image_name(image)}: changed while it was read; it is tried again")
+        before = signature(image, name)
+        demand_not_too_large(name, before, self.largest_file_bytes)
+        made = self.make(Source(image, name), final=final)
+        demand_unchanged(image, before, name)
         result = publish_made(made, image, results_dir)
         tell(Happening.PUBLISHED, **facts_of_refusal(made))
         return result
@@ -96,7 +101,7 @@ class Pipeline:
         except Refused as exc:
             if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
                 raise
-            digest = source.sha256 or _sha256(source)
+            digest = source.sha256 or hash_file(source.path, source.name)
             result = refusal(source.name, digest, str(exc), self.provenance(), watch.timing_ms)
             return Made(result, kind=type(exc).__name__)
 
@@ -113,6 +118,7 @@ class Pipeline:
             engine_warnings=self.engine.warnings,
             calibration_set_sha256=contract.calibration_set_sha256,
             config_sha256=self.config_sha256,
+            settings_sha256=settings_sha256({"overlay": self.overlay}),  # each setting that changes what is made
             backend=self.engine.backend.describe(),
         )
 
@@ -149,6 +155,16 @@ class Pipeline:
             timing_ms=watch.timing_ms,
             outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
         )
+
+
+def pipeline_of(config: Config, engine: Engine) -> Pipeline:
+    """Return the pipeline that a configuration means, reading in this process: for files that a person names."""
+    most_bytes = config.largest_file_mb * 2**20
+
+    def read(path: Path, name: str) -> PortalImage:
+        return read_portal_image(path, most_bytes, name=name)
+
+    return Pipeline(engine, config.sha256(), config.overlay, read=read, largest_file_bytes=most_bytes)
 
 
 def publish_made(made: Made, image: Path, results_dir: Path | None) -> Result:
@@ -197,7 +213,7 @@ def _keyed(provenance: Provenance, file_sha256: str) -> Provenance:
         provenance.model_sha256,
         provenance.contract_sha256,
         provenance.manifest_sha256,
-        provenance.config_sha256,
+        provenance.settings_sha256,
     )
     return provenance.model_copy(update={"key": key})
 
@@ -218,23 +234,6 @@ class Stopwatch:
         finally:
             spent = self.timing_ms.get(name, 0.0) + (self.clock() - began) * 1e3  # a stage can run several times
             self.timing_ms[name] = round(spent, 3)
-
-
-def _signature(path: Path) -> Signature | None:
-    """Return what tells this version of the file from the next; None where there is no file to ask."""
-    try:
-        return signature_of(path.stat())
-    except OSError:
-        return None
-
-
-def _sha256(source: Source) -> str:
-    """Hash a file in pieces: what is refused may have any size."""
-    try:
-        with source.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as exc:
-        raise ImageUnreadable(f"{source.name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
 
 
 def _entry(landmark: Landmark) -> LandmarkEntry:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Literal
 
 from edge.config import Config, DropFolderConfig, read_config
 from edge.errors import EdgeError, StateUnusable, Stop
-from edge.results.publish import MENDS, TEMPORARY_PREFIX
+from edge.processes import landlock
+from edge.results.publish import MENDS, TEMPORARY_PREFIX, Owner, demand_no_other_owner
 from edge.service.metrics import LOOPBACK
 from edge.service.spool import HIGH_WATER_BYTES, free_bytes
 from edge.service.state import APPLICATION, state_folder
@@ -102,6 +103,7 @@ class Machine:
     open_engine: Callable[[Config], Engine] = open_engine
     facts: Callable[[str], MachineFacts] = machine_facts
     user_id: int = os.geteuid()
+    landlock_abi: Callable[[], int] = landlock.supported_abi
     answer_s: float = ANSWER_S
 
 
@@ -144,11 +146,17 @@ def check_all(service: Callable[[], Service], here: Machine | None = None) -> tu
         *(_drop_folder(entry, here) for entry in asked.config.drop_folder),
         _state(asked.config, here),
         _clock(here),
+        _reader(here),
         _engine(asked.config, here),
         _metrics_port(asked.config.metrics_port),
         _systemd(asked.unit, asked.config, here),
     )
     return tuple(finding for part in parts for finding in part)
+
+
+def _reader(here: Machine) -> Iterator[Finding]:
+    """Say how far the process that reads hostile files is confined; an older kernel offers less, which is no fault."""
+    yield Finding("ok", f"reader: {landlock.in_words(here.landlock_abi())}")
 
 
 def within(limit_s: float, ask: Callable[[], Iterable[Finding]], nothing: Finding) -> tuple[Finding, ...]:
@@ -224,6 +232,15 @@ def _look_at(entry: DropFolderConfig, here: Machine) -> Iterator[Finding]:
         yield Finding("warning", what, "set events = false for it: it is swept all the same")
     yield from _lockable(entry.path)
     yield from _writable("results", entry.results_dir or entry.path)
+    if entry.results_dir is not None:
+        yield from _owned_by_another(entry.results_dir, Owner.of(entry.path))
+
+
+def _owned_by_another(results_dir: Path, ours: Owner) -> Iterator[Finding]:
+    try:
+        demand_no_other_owner(results_dir, ours)
+    except EdgeError as exc:
+        yield _fault_of(exc, "name another results_dir")
 
 
 def _lockable(folder: Path) -> Iterator[Finding]:
