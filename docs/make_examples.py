@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -15,7 +16,7 @@ from edge.config import Config, ReferenceRule
 from edge.engines import open_engine
 from edge.pipeline import Pipeline
 from edge.registration.alignment import References
-from edge.registration.reference import add_reference
+from edge.registration.reference import Reference, ReferenceLandmark, add_reference
 from edge.results.publish import result_path
 
 DOCS = Path(__file__).parent
@@ -57,15 +58,34 @@ def write_results(pipeline: Pipeline, folder: Path) -> None:
 
 
 def write_registered(pipeline: Pipeline, folder: Path) -> None:
-    """Write the results of two samples that are registered with their planned images: one shift, one withheld."""
+    """Write the results of two samples with references: a shift from a person's landmarks, and one withheld."""
     rules = []
     for name, view in (("registered", "lateral"), ("withheld", "ap")):
-        reference = reference_of_image(SAMPLES / f"lidc0002_{view}_drr_00.dcm", pipeline.engine, may_lack_beam=True)
+        planned = SAMPLES / f"lidc0002_{view}_drr_00.dcm"
+        reference = reference_of_image(planned, pipeline.engine, may_lack_beam=True)
+        reference = signed(reference, planned.name) if name == "registered" else reference
         add_reference(folder / "references", reference)
         rules.append(ReferenceRule(image_name=f"{name}.dcm", reference=reference.key))
         shutil.copyfile(SAMPLES / f"lidc0002_{view}_mv_00.dcm", folder / f"{name}.dcm")
         registering = replace(pipeline, references=References(folder / "references", tuple(rules)))
         write_result(registering, folder / f"{name}.dcm")
+
+
+def signed(reference: Reference, name: str) -> Reference:
+    """Return a reference with the sample's true landmarks, as a person would mark and sign them."""
+    truth = json.loads((SAMPLES / "truth.json").read_text())["images"][name]["landmarks"]
+    marked = tuple(
+        ReferenceLandmark(kind=one["kind"], shape="point", x_mm=one["x_mm"], y_mm=one["y_mm"], sigma_mm=1.0)
+        for one in truth
+        if one["kind"] in {"tracheal_bifurcation", "louis_angle"}
+    )
+    by_whom = {
+        "landmarks_from": "person",
+        "release": None,
+        "signed_off_by": "truth.json",
+        "signed_off_utc": "2026-11-23",
+    }
+    return reference.model_copy(update={"landmarks": marked, **by_whom})
 
 
 def write_result(pipeline: Pipeline, image: Path) -> None:

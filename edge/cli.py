@@ -142,9 +142,9 @@ def watched_config(path: Path | None, folder: Path | None) -> Config:
 def open_pipeline(config: Config) -> Pipeline:
     """Open the release of a configuration; ready to process."""
     from edge.engines import open_configured
-    from edge.pipeline import Pipeline
+    from edge.pipeline import pipeline_of
 
-    return Pipeline.of(config, open_configured(config))
+    return pipeline_of(config, open_configured(config))
 
 
 add_registration(app)

@@ -42,6 +42,7 @@ StalePolicy = Literal[
     "refuse",  # stop with status 78 and say which part differs
     "fallback",  # serve with the release that came with this version, and say so in every result
     "serve",  # serve with it all the same, if it loads and gives its golden answers, and say so in every result
+    "rebuild",  # serve with it all the same, else fall back, say so in every result, and ask for a rebuild
 ]
 
 
@@ -122,7 +123,7 @@ class Config(_Frozen):
     release_key: AbsolutePath | None = None  # the public key that signed them
     stale: StalePolicy = "refuse"  # what a release of the store does on a machine that it was not built for
     threads: Count = 1  # of the backend; more help only where the machine is not shared (docs/adr/0003)
-    overlay: StrictBool = True  # draw the landmarks into a PNG beside the result
+    overlay: StrictBool = True  # draw the landmarks into a PNG beside the result; part of a result's key (edge.keys)
     # DICOM objects beside the result: they name the patient, so nobody gets them unasked (docs/adr/0014)
     structured_report: StrictBool = False
     presentation_state: StrictBool = False
@@ -131,8 +132,8 @@ class Config(_Frozen):
     reference_rule: tuple[ReferenceRule, ...] = ()  # for images that name no plan; the first that matches counts
     couch: CouchConfig | None = None  # None: IEC 61217
     state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.service.state.state_folder`
-    largest_file_mb: Count = 256  # larger files are refused unread: in journal and log, not beside the image
-    read_memory_mb: Count = 1024  # of the process that reads an image, and its seconds
+    largest_file_mb: Count = 256  # MiB; larger files are refused unread: in journal and log, not beside the image
+    read_memory_mb: Count = 1024  # MiB; of the process that reads an image, and its seconds
     read_s: Seconds = 15.0
     infer_s: Seconds = 120.0  # after so long without an answer the worker is ended and started anew
     keep_days: Count = 400  # of the journal's finished files and of the audit log
@@ -179,7 +180,10 @@ class Config(_Frozen):
         return self
 
     def sha256(self) -> str:
-        """Return the hash of all settings, defaults included, however the file spells or orders them."""
+        """Return the hash of all settings, defaults included, however the file spells or orders them.
+
+        For the record only: a result's key has the settings that change what is made of an image, and no others.
+        """
         settings = json.dumps(self.model_dump(), default=str, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(settings.encode()).hexdigest()
 

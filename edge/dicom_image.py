@@ -199,6 +199,13 @@ def _identifier(text: str | None) -> str | None:
     return text if text and re.fullmatch(r"[0-9A-Fa-f.-]{1,64}", text) else None
 
 
+def _quotable(texts: Texts) -> Texts:
+    """Return texts that a reason may quote: what could have been meant as a number, and terms (PS3.3 C.8.8.2)."""
+    if texts is None:
+        return None
+    return tuple(text if re.fullmatch(r"[0-9.,+\-eE ]*|NORMAL|NON_NORMAL", text) else "(text)" for text in texts)
+
+
 def _decode(header: _Header, syntax: uid.UID) -> StoredImage:
     name = header.name
     if header.raw("SOPClassUID") is None:
@@ -206,7 +213,7 @@ def _decode(header: _Header, syntax: uid.UID) -> StoredImage:
     shape = _shape(header)
     stored = _native(header, shape) if syntax in _NATIVE else _decompressed(header, syntax, shape)
     slope = header.number("RescaleSlope", 1.0)
-    tags = GeometryTags(**{field: header.texts(keyword) for field, keyword in _GEOMETRY.items()})
+    tags = GeometryTags(**{field: _quotable(header.texts(keyword)) for field, keyword in _GEOMETRY.items()})
     return StoredImage(
         stored=stored,
         geometry=image_geometry(tags, shape, name),

@@ -25,6 +25,8 @@ from edge.store import CHOOSE, Store
 
 SHIPPED_RELEASE = Path(__file__).parent / "release"
 LINE_TOLERANCE_NET_PX = 0.5  # besides the contract's: the highest site of a flat ridge is a matter of rounding
+TRY_ANYHOW: tuple[StalePolicy, ...] = ("serve", "rebuild")
+FALL_BACK: tuple[StalePolicy, ...] = ("fallback", "rebuild")
 GOLDEN_INPUT_SCALE = 127.0  # golden inputs are stored as int8
 
 
@@ -108,12 +110,12 @@ def open_signed(
     """Compare a checked release with this machine, load it, and have it reproduce its golden answers.
 
     One that does not fit or fails here raises `BackendFailed`, or gives way to the shipped release where ``stale`` is
-    "fallback". What does not fit is among the engine's warnings, or its message.
+    "fallback" or "rebuild". What does not fit is among the engine's warnings, or its message.
     """
     try:
         return _open_as_built(release, threads, stale, facts, load)
     except BackendFailed as exc:
-        if stale != "fallback":
+        if stale not in FALL_BACK:
             raise
         return _shipped_instead(release, str(exc), threads)
 
@@ -128,7 +130,7 @@ def _open_as_built(
         calibration_set_sha256=shipped.calibration_set_sha256,
     )
     found = differences(release.manifest, here)
-    if stale != "serve" and any(one.stops for one in found):
+    if stale not in TRY_ANYHOW and any(one.stops for one in found):
         raise BackendFailed(f"{in_words(release.manifest, found)}; {REBUILD}")
     golden = parse_golden(release.golden, release.folder / "golden.npz", release.contract)
     backend = _ready(release.model, release.contract, golden, threads, load)

@@ -22,20 +22,20 @@ from edge.config import Config
 from edge.detect import Detection, detect
 from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable, Refused
-from edge.keys import derived_uid, result_key
-from edge.portal_image import read_portal_image
+from edge.keys import derived_uid, result_key, settings_sha256
+from edge.portal_image import MAX_FILE_BYTES, read_portal_image
 from edge.records import Landmark, PortalImage
 from edge.registration.alignment import Aligned, References, align, with_plan
 from edge.results.dicom_common import Making
 from edge.results.dicom_outputs import Findings, dicom_outputs
 from edge.results.dicom_outputs import Output as DicomOutput
-from edge.results.dicom_source import DicomSource, planned_source
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
 from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
 from edge.results.registration_entry import registration_entry
-from edge.results.wording import Alignment
-from edge.settle import Happening, Signature, Tell, signature_of
+from edge.results.shown import planned_of, remarks, shown_alignment
+from edge.settle import Happening, Tell
+from edge.source_file import demand_not_too_large, demand_unchanged, hash_file, signature
 
 OVERLAY_SUFFIX = ".landmarks.png"
 LATEST_MTIME_S = 4e9  # in 2096: a share may give any date, and not each is one of DICOM's
@@ -82,6 +82,7 @@ class Pipeline:
     overlay: bool = True
     clock: Callable[[], float] = time.perf_counter
     read: Read = read_here
+    largest_file_bytes: int = MAX_FILE_BYTES
     references: References | None = None
     dicom: frozenset[DicomOutput] = frozenset()
 
@@ -95,7 +96,8 @@ class Pipeline:
             "spatial_registration": config.spatial_registration,
         }
         dicom: frozenset[Any] = frozenset(name for name, is_wanted in wanted.items() if is_wanted)
-        return cls(engine, config.sha256(), config.overlay, read=read, references=kept, dicom=dicom)
+        most_bytes = config.largest_file_mb * 2**20
+        return cls(engine, config.sha256(), config.overlay, time.perf_counter, read, most_bytes, kept, dicom)
 
     def __call__(
         self, image: Path, results_dir: Path | None, *, final: bool = True, tell: Tell = tell_nobody
@@ -103,13 +105,15 @@ class Pipeline:
         """Publish the result of ``image``, beside it or in ``results_dir``, and return it.
 
         A refusal is published and returned too, but for a `DamagedImage` that is not ``final`` (the rest may still
-        arrive), and for what is not an image or has no name of its own: those are raised. Raises `TryAgain`, `Stop`.
+        arrive), and for what is not an image, a link included, is too large (unread), or has no name of its own: those
+        are raised. Raises `TryAgain`, `Stop`.
         """
+        name = image_name(image)
         claim_name(image, result_path(image, results_dir))
-        before = _signature(image)
-        made = self.make(Source(image, image_name(image)), final=final)
-        if _signature(image) != before:  # its result would be younger than the new bytes, and look like theirs
-            raise ImageUnreadable(f"{image_name(image)}: changed while it was read; it is tried again")
+        before = signature(image, name)
+        demand_not_too_large(name, before, self.largest_file_bytes)
+        made = self.make(Source(image, name), final=final)
+        demand_unchanged(image, before, name)
         result = publish_made(made, image, results_dir)
         tell(Happening.PUBLISHED, **facts_of_refusal(made))
         return result
@@ -122,7 +126,7 @@ class Pipeline:
         except Refused as exc:
             if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
                 raise
-            digest = source.sha256 or _sha256(source)
+            digest = source.sha256 or hash_file(source.path, source.name)
             result = refusal(source.name, digest, str(exc), self.provenance(), watch.timing_ms)
             return Made(result, kind=type(exc).__name__)
 
@@ -139,8 +143,13 @@ class Pipeline:
             engine_warnings=self.engine.warnings,
             calibration_set_sha256=contract.calibration_set_sha256,
             config_sha256=self.config_sha256,
+            settings_sha256=settings_sha256(self._settings()),
             backend=self.engine.backend.describe(),
         )
+
+    def _settings(self) -> dict[str, bool]:
+        """Return each setting that changes what is made; what is off by default counts only where it is on."""
+        return {"overlay": self.overlay} | dict.fromkeys(sorted(self.dicom), True)
 
     def _made(self, source: Source, watch: Stopwatch) -> Made:
         contract = self.engine.contract
@@ -162,7 +171,7 @@ class Pipeline:
         self, source: Source, image: PortalImage, found: Detection, aligned: Aligned | None, watch: Stopwatch
     ) -> tuple[list[tuple[str, bytes]], tuple[str, ...]]:
         """Return the files that belong to the result, by name, and notes on what is missing."""
-        stem, kinds, shown = result_stem(source.name), self.engine.contract.kinds, _shown(aligned)
+        stem, kinds, shown = result_stem(source.name), self.engine.contract.kinds, shown_alignment(aligned)
         outputs = []
         if self.overlay:
             with watch.stage("overlay"):
@@ -179,7 +188,7 @@ class Pipeline:
         if not self.dicom:
             return outputs, ()
         with watch.stage("dicom"):
-            findings = Findings(found.landmarks, kinds, shown, _planned(aligned), _remarks(image))
+            findings = Findings(found.landmarks, kinds, shown, planned_of(aligned), remarks(image))
             data = _bytes(source, image.identity.sha256)
             objects, notes = dicom_outputs(self.dicom, data, image, findings, self._making(source, image))
         return [*outputs, *((stem + suffix, one) for suffix, one in objects.items())], notes
@@ -210,6 +219,16 @@ class Pipeline:
             outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
             output_notes=notes,
         )
+
+
+def pipeline_of(config: Config, engine: Engine) -> Pipeline:
+    """Return the pipeline that a configuration means, reading in this process: for files that a person names."""
+    most_bytes = config.largest_file_mb * 2**20
+
+    def read(path: Path, name: str) -> PortalImage:
+        return read_portal_image(path, most_bytes, name=name)
+
+    return Pipeline.of(config, engine, read)
 
 
 def publish_made(made: Made, image: Path, results_dir: Path | None) -> Result:
@@ -258,7 +277,7 @@ def _keyed(provenance: Provenance, file_sha256: str) -> Provenance:
         provenance.model_sha256,
         provenance.contract_sha256,
         provenance.manifest_sha256,
-        provenance.config_sha256,
+        provenance.settings_sha256,
     )
     return provenance.model_copy(update={"key": key})
 
@@ -279,23 +298,6 @@ class Stopwatch:
         finally:
             spent = self.timing_ms.get(name, 0.0) + (self.clock() - began) * 1e3  # a stage can run several times
             self.timing_ms[name] = round(spent, 3)
-
-
-def _signature(path: Path) -> Signature | None:
-    """Return what tells this version of the file from the next; None where there is no file to ask."""
-    try:
-        return signature_of(path.stat())
-    except OSError:
-        return None
-
-
-def _sha256(source: Source) -> str:
-    """Hash a file in pieces: what is refused may have any size."""
-    try:
-        with source.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as exc:
-        raise ImageUnreadable(f"{source.name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
 
 
 def changed_at(path: Path) -> datetime:
@@ -321,24 +323,6 @@ def _bytes(source: Source, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ImageUnreadable(f"{source.name}: changed while it was read; it is tried again")
     return data
-
-
-def _shown(aligned: Aligned | None) -> Alignment | None:
-    if aligned is None:
-        return None
-    return Alignment(aligned.reference.sighting().landmarks if aligned.reference else (), aligned.registration)
-
-
-def _planned(aligned: Aligned | None) -> DicomSource | None:
-    planned = aligned.reference.planned_image if aligned and aligned.reference else None
-    return None if planned is None else planned_source(planned)
-
-
-def _remarks(image: PortalImage) -> tuple[str, ...]:
-    """Return what a reader of the report must know of the image."""
-    geometry = image.geometry
-    told = (f"No millimetres: {image.geometry_reason}",) if geometry is None else geometry.warnings
-    return (f"Dose polarity decided by: {image.polarity_source}", *told)
 
 
 def _entry(landmark: Landmark) -> LandmarkEntry:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from edge.dicom_image import SIGN_TAG, read_dicom, read_headless_dicom
-from edge.errors import DamagedImage, EdgeError, ImageUnreadable, NotAnImage, UnsupportedImage
+from edge.errors import DamagedImage, EdgeError, FileTooLarge, ImageUnreadable, NotAnImage, UnsupportedImage
 from edge.geometry import ImageGeometry
 from edge.pixel_checks import (
     MAX_SIDE_PX,
@@ -40,7 +39,7 @@ MAX_CHANNEL_DIFFERENCE = 8  # of 255: colour noise of a grey picture that went t
 def read_portal_image(path: Path, max_bytes: int = MAX_FILE_BYTES, *, name: str | None = None) -> PortalImage:
     """Read one file. ``name`` stands in messages and results where the file lies under another one (a spool).
 
-    Raises `NotAnImage`, `UnsupportedImage`, `DamagedImage` or `ImplausibleGeometry` for the file, and
+    Raises `NotAnImage`, `UnsupportedImage`, `FileTooLarge`, `DamagedImage` or `ImplausibleGeometry` for the file, and
     `ImageUnreadable` where the operating system fails; nothing else.
     """
     name = name or path.name
@@ -61,13 +60,12 @@ def read_portal_image(path: Path, max_bytes: int = MAX_FILE_BYTES, *, name: str 
         except MemoryError as exc:
             raise ImageUnreadable(f"{name}: no memory to decode it just now; it is tried again") from exc
         except Exception as exc:  # hostile files raise anything; foreign errors end here
-            raise DamagedImage(f"{name}: cannot be decoded ({_said(exc)}); send it again") from exc
+            raise _undecodable(name, exc) from exc
 
 
-def _said(exc: Exception) -> str:
-    """Return a foreign error in one short line that is the same each time: a reason is published beside the file."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(f"{type(exc).__name__}: {exc}".split()))
-    return text if len(text) <= 160 else f"{text[:160]} ..."
+def _undecodable(name: str, exc: Exception) -> DamagedImage:
+    """Return what is said of a file that a library gave up on, whose own words may quote it, and with it a patient."""
+    return DamagedImage(f"{name}: cannot be decoded ({type(exc).__name__}); send it again")
 
 
 def _read_bytes(path: Path, name: str, max_bytes: int) -> bytes:
@@ -86,7 +84,7 @@ def _read_bytes(path: Path, name: str, max_bytes: int) -> bytes:
             os.close(descriptor)
     except OSError as exc:
         raise ImageUnreadable(f"{name}: cannot be read just now ({exc.strerror}); it is tried again") from exc
-    raise UnsupportedImage(
+    raise FileTooLarge(
         f"{name}: has {status.st_size} bytes, the limit is {max_bytes}; a portal image has a few million: "
         "check what was exported"
     )
@@ -158,7 +156,7 @@ def _read_picture(data: bytes, name: str) -> StoredImage:
     except Image.DecompressionBombError as exc:
         raise UnsupportedImage(f"{name}: is far too large; the limit is {MAX_SIDE_PX} pixels a side") from exc
     except OSError as exc:  # pillow's word for a damaged file: the bytes are in memory
-        raise DamagedImage(f"{name}: cannot be decoded ({_said(exc)}); send it again") from exc
+        raise _undecodable(name, exc) from exc
     if stored.ndim == 3:
         if int((stored.max(axis=2) - stored.min(axis=2)).max()) > MAX_CHANNEL_DIFFERENCE:
             raise UnsupportedImage(f"{name}: is a colour image; export it in grey")

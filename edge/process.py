@@ -10,11 +10,11 @@ from pathlib import Path
 from edge.errors import EdgeError, Refused, Stop
 from edge.pipeline import Pipeline
 from edge.results.document import Result
-from edge.results.publish import is_own_output, make_folder, mirrored_folder, result_path
+from edge.results.publish import Owner, is_own_output, make_folder, mirrored_folder, owner_of, result_path
 
 
 class Misuse(Exception):
-    """What was named cannot be meant: it does not exist, or two results would share one name."""
+    """What was named cannot be meant: it does not exist, or two results would share one name or folder."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Outcome:
 def plan(named: Sequence[Path], results_dir: Path | None) -> list[Job]:
     """Return the files that are meant: those named, and all below named folders but dot files.
 
-    Our own outputs never are: a shell's ``*`` names them after a first run. Below ``results_dir`` the tree of a named
-    folder is kept, so equal names do not meet. Raises `Misuse`.
+    A symbolic link that is named means what it leads to, whose result then lies beside it; one that was only found in
+    a named folder is left alone, as by the daemon. Our own outputs never are meant: a shell's ``*`` names them after a
+    first run. Below ``results_dir`` the tree of a named folder is kept, so equal names do not meet. Raises `Misuse`.
     """
     jobs = []
     for path in named:
@@ -61,9 +62,10 @@ def plan(named: Sequence[Path], results_dir: Path | None) -> list[Job]:
             raise Misuse(f"{path}: no such file or folder; nothing was processed")
         if path.is_dir():
             jobs += [Job(file, mirrored_folder(file, path, results_dir)) for file in sorted(_files_below(path))]
-        elif not is_own_output(path.name):
-            jobs.append(Job(path, results_dir))
+        elif not is_own_output((image := path.resolve() if path.is_symlink() else path).name):
+            jobs.append(Job(image, results_dir))
     _demand_different_results(jobs := list(dict.fromkeys(jobs)))
+    _demand_no_service_s_folder(jobs, results_dir)
     return jobs
 
 
@@ -77,6 +79,32 @@ def _demand_different_results(jobs: Sequence[Job]) -> None:
                 f"{first} and {job.image}: their results would share one name in {job.results_dir}; "
                 "name their common folder instead, whose tree is kept, or process them apart; nothing was processed"
             )
+
+
+def _demand_no_service_s_folder(jobs: Sequence[Job], results_dir: Path | None) -> None:
+    """Let a drop folder's results only be made again, each in its place: others of one name would overwrite them."""
+    try:
+        found = owner_of(results_dir) if results_dir else None
+    except EdgeError as exc:
+        raise Misuse(f"{exc}; nothing was processed") from exc
+    if found is None:
+        return
+    file, owner = found
+    for job in jobs:
+        place = _place_for(job.image, file.parent, owner)
+        if place is None or Path(os.path.realpath(job.results_dir or "")) != place:
+            raise Misuse(
+                f"{results_dir}: holds the results of the drop folder {owner.drop_folder} of {owner.machine}, and that "
+                f"of {job.image} has no place there; name another results folder, or the drop folder itself; nothing "
+                "was processed"
+            )
+
+
+def _place_for(image: Path, results_dir: Path, owner: Owner) -> Path | None:
+    drop_folder, real = Path(os.path.realpath(owner.drop_folder)), Path(os.path.realpath(image.parent), image.name)
+    if owner != Owner.of(Path(owner.drop_folder)) or not real.is_relative_to(drop_folder):
+        return None
+    return mirrored_folder(real, drop_folder, results_dir)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -23,6 +23,7 @@ class Signature(NamedTuple):
     size_bytes: int
     mtime_ns: int
     inode: int
+    ctime_ns: int | None = None  # nobody can set it: bytes put in place with their old mtime show. None: not known
 
 
 def signature_of(status: os.stat_result) -> Signature:
@@ -30,7 +31,11 @@ def signature_of(status: os.stat_result) -> Signature:
 
     The journal keeps 64 bits: one file with a wild date must not end the daemon.
     """
-    return Signature(status.st_size, max(-MOST_NS, min(status.st_mtime_ns, MOST_NS)), status.st_ino)
+    return Signature(status.st_size, _within(status.st_mtime_ns), status.st_ino, _within(status.st_ctime_ns))
+
+
+def _within(time_ns: int) -> int:
+    return max(-MOST_NS, min(time_ns, MOST_NS))
 
 
 class State(StrEnum):

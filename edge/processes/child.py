@@ -26,6 +26,7 @@ HEADER_MOST_BYTES = 2**24
 CLOSING_S = 10.0  # a child that was told to end gets so long to give its device back
 SLICES = 16  # see `Deadline`
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # docs/adr/0003
 _LENGTH = struct.Struct(">Q")
 
 
@@ -49,7 +50,8 @@ class Child:
     """The parent's side: a process of this Python that runs ``command``, such as ("-m", "edge.processes.worker_child").
 
     Start it from a thread that lives as long as it shall: Linux ends a child with the thread that started it. With
-    ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient.
+    ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient. With
+    ``one_thread`` no environment gives its libraries more: Landlock confines only the thread that asks for it.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class Child:
         arguments: Sequence[str] = (),
         *,
         quiet: bool = False,
+        one_thread: bool = False,
         closing_s: float = CLOSING_S,
     ) -> None:
         self._closing_s = closing_s
         ours, theirs = socket.socketpair()
         out = subprocess.DEVNULL if quiet else 2
         line = [sys.executable, "-P", *command, str(theirs.fileno()), str(os.getpid()), *arguments]
-        environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | os.environ  # docs/adr/0003
+        environment = ONE_THREAD | os.environ | (ONE_THREAD if one_thread else {})
         with theirs:
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module

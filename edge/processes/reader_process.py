@@ -15,6 +15,7 @@ from edge.errors import (
     BadConfig,
     DamagedImage,
     EdgeError,
+    FileTooLarge,
     ImageUnreadable,
     ImplausibleGeometry,
     NotAnImage,
@@ -33,7 +34,10 @@ MESSAGE_MOST = 1000  # characters
 # what a file can be; a reader that was taken over must not be able to say anything that stops the daemon
 ANSWERS: Final[dict[str, type[EdgeError]]] = {
     kind.__name__: kind
-    for kind in (NotAnImage, UnsupportedImage, DamagedImage, ImplausibleGeometry, ImageUnreadable, ReaderDied)
+    for kind in (
+        *(NotAnImage, UnsupportedImage, FileTooLarge, DamagedImage, ImplausibleGeometry),
+        *(ImageUnreadable, ReaderDied),
+    )
 }
 
 
@@ -90,7 +94,7 @@ class ReaderProcess:
         limits = self._limits
         try:
             arguments = [str(limits.memory_mb), str(limits.cpu_s), str(limits.file_bytes)]
-            self._child = Child(self._command, arguments, quiet=True)
+            self._child = Child(self._command, arguments, quiet=True, one_thread=True)
         except ChildDied as exc:
             raise ImageUnreadable(f"the reader {exc}; it is tried again; free some memory if it stays so") from exc
         self._ready, self._images = False, 0

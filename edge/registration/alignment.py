@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from edge.config import ReferenceRule
+from edge.config import Config, ReferenceRule
 from edge.contract import KindContract
+from edge.errors import BadReference
 from edge.geometry import with_gantry_evidence
 from edge.records import Landmark, PortalImage
-from edge.registration.reference import Reference, find_reference, key_by_rule
+from edge.registration.reference import Reference, find_reference, key_by_rule, list_references
 from edge.registration.register import Registration, register
 from edge.registration.sighting import sighting
 
@@ -75,3 +77,21 @@ def align(
         told = f"the reference's landmarks come from another release ({reference.release}): make the reference anew"
         made = replace(made, warnings=(*made.warnings, told))
     return Aligned(made, reference)
+
+
+def look_over_references(config: Config) -> Iterator[tuple[Literal["ok", "warning", "fault"], str, str | None]]:
+    """Yield what is right or wrong with a room's references: level, what it is, and what mends it."""
+    if config.references is None:
+        return
+    try:
+        keys = list_references(config.references)
+    except BadReference as exc:
+        yield "fault", str(exc), "let the service's user read there"
+        return
+    for reason in (one for key in keys if isinstance(one := find_reference(config.references, key), str)):
+        yield "fault", f"reference {reason}", "make it anew"
+    for rule in (rule for rule in config.reference_rule if rule.reference not in keys):
+        what = f"reference_rule {rule.image_name}: its reference {rule.reference[:12]} is not there"
+        yield "fault", what, "add it: until then its images are not registered"
+    mend = None if keys else "landmarknet-edge reference add"
+    yield "ok" if keys else "warning", f"references in {config.references}: {len(keys)}", mend

@@ -113,7 +113,9 @@ class Provenance(_Frozen):
     software: str
     key: Annotated[
         Sha256 | None,
-        Field(description="over the hashes of file, model, contract, manifest and config; null: an earlier version's"),
+        Field(
+            description="over the hashes of file, model, contract, manifest and settings; null: an earlier version's"
+        ),
     ] = None
     release: str
     model_sha256: Sha256
@@ -124,7 +126,11 @@ class Provenance(_Frozen):
         tuple[str, ...], Field(description="why this engine is not what was meant; empty: it is")
     ] = ()
     calibration_set_sha256: Sha256 | None
-    config_sha256: Sha256
+    config_sha256: Annotated[Sha256, Field(description="of the whole configuration; no part of the key")]
+    settings_sha256: Annotated[
+        Sha256 | None,
+        Field(description="of those settings that change what is made of an image; null: an earlier version's"),
+    ] = None
     backend: dict[str, str]
 
 

@@ -1,6 +1,7 @@
 """Results get their names and reach the disk, whole or not at all. The JSON comes last, and is the commit.
 
-Whatever is named ``*.landmarks.*`` or ``.landmarks-*`` counts as ours; the images are never touched.
+Whatever is named ``*.landmarks.*`` or ``.landmarks-*`` counts as ours; the images are never touched. A results folder
+holds the results of one drop folder, since results go by the names of images: a file in it says of which.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from edge.errors import ImageUnreadable, ResultNameTaken, ResultsNotWritable
+from edge.errors import BadConfig, ImageUnreadable, ResultNameTaken, ResultsNotWritable
+from edge.source_file import OPEN_FLAGS, hash_file
 
 RESULT_SUFFIX = ".landmarks.json"
 OWN_SUFFIXES = (RESULT_SUFFIX, ".landmarks.png", ".landmarks.sr.dcm", ".landmarks.pr.dcm", ".landmarks.reg.dcm")
 SCHEMA_FAMILY = "landmarknet-edge/result/"
 TEMPORARY_PREFIX = ".landmarks-"
+OWNER_FILE = ".landmarks.owner.json"  # hidden and ours, but neither a temporary nor named like a result
+OWNER_SCHEMA = "landmarknet-edge/owner/1"
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 RESULT_MOST_BYTES = 16 * 2**20  # ours have some kB; a crafted one of some MB takes a hundred times its size in memory
 STEM_MOST_BYTES = 220  # a name has 255 bytes, and our longest suffix is .landmarks.reg.dcm
 
@@ -35,6 +41,19 @@ MENDS = {
     errno.ENOENT: "the folder is not there: create it or mount its share",
     errno.ENOTDIR: "a folder of that path is a file: name another results folder",
 }
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The drop folder whose results a folder holds: two machines may each have one of that path."""
+
+    drop_folder: str
+    machine: str
+
+    @classmethod
+    def of(cls, drop_folder: Path) -> Self:
+        """Return a drop folder of this machine as an owner."""
+        return cls(str(drop_folder), os.uname().nodename)
 
 
 def image_name(image: Path) -> str:
@@ -75,6 +94,88 @@ def make_folder(folder: Path) -> None:
         raise _not_writable(folder, exc) from exc
 
 
+def owner_of(folder: Path) -> tuple[Path, Owner] | None:
+    """Return which file says whose results lie in a folder or one above, and what it says; None: nothing does.
+
+    Raises `BadConfig` where it cannot be understood, `ResultsNotWritable` where it cannot be read.
+    """
+    return next(((file, _read_owner(file)) for file in _owner_files(folder)), None)
+
+
+def demand_no_other_owner(results_dir: Path, ours: Owner) -> None:
+    """Raise `BadConfig` where another drop folder's results lie in a results folder, or one above; see `owner_of`."""
+    _demand_ours(_owner_files(results_dir), results_dir, ours)
+
+
+def own_results(results_dir: Path, ours: Owner) -> None:
+    """Have a results folder hold the results of one drop folder; raise `BadConfig` where it holds another's.
+
+    Results go by the names of images: of two services with one results folder the one that comes later would overwrite
+    what the other found. Raises `ResultsNotWritable`, too.
+    """
+    if not os.path.lexists(results_dir / OWNER_FILE):
+        demand_no_other_owner(results_dir, ours)
+        tree = os.walk(os.path.realpath(results_dir))
+        _demand_ours((Path(parent, OWNER_FILE) for parent, _, names in tree if OWNER_FILE in names), results_dir, ours)
+        _place_owner(results_dir, ours)
+    demand_no_other_owner(results_dir, ours)  # another service may have been quicker
+
+
+def _owner_files(folder: Path) -> Iterator[Path]:
+    real = Path(os.path.realpath(folder))
+    return (file for place in (real, *real.parents) if os.path.lexists(file := place / OWNER_FILE))
+
+
+def _demand_ours(files: Iterable[Path], results_dir: Path, ours: Owner) -> None:
+    """Raise `BadConfig` for the first file that names another owner.
+
+    In the drop folder it proves nothing, unless the results lie there: whoever sends images can put any file there.
+    """
+    drop_folder, own = os.path.realpath(ours.drop_folder), os.path.realpath(results_dir / OWNER_FILE)
+    for file in files:
+        sent = file.is_relative_to(drop_folder) and str(file) != own
+        if not sent and (owner := _read_owner(file)) != ours:
+            raise _owned(results_dir, file, owner, ours)
+
+
+def _read_owner(file: Path) -> Owner:
+    try:
+        said = json.loads(_bytes_of_a_result(file) or b"")
+        texts = all(isinstance(one, str) and "\0" not in one for one in said.values())
+        if said.pop("schema") == OWNER_SCHEMA and texts:
+            return Owner(**said)
+    except OSError as exc:
+        raise _not_writable(file.parent, exc) from exc
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        pass
+    raise BadConfig(f"{file}: does not say whose results lie there; remove it if one drop folder alone has them there")
+
+
+def _place_owner(results_dir: Path, ours: Owner) -> None:
+    data = json.dumps({"schema": OWNER_SCHEMA, **asdict(ours)}, indent=2) + "\n"
+    try:
+        with _opened(results_dir) as folder, _temporary(folder, data.encode()) as temporary:
+            try:
+                os.link(temporary, OWNER_FILE, src_dir_fd=folder, dst_dir_fd=folder)  # never over another's
+            except FileExistsError:
+                return
+            except OSError as exc:
+                if exc.errno not in NO_HARD_LINKS:
+                    raise
+                os.rename(temporary, OWNER_FILE, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync_folder(folder)
+    except OSError as exc:
+        raise _not_writable(results_dir, exc) from exc
+
+
+def _owned(folder: Path, file: Path, owner: Owner, ours: Owner) -> BadConfig:
+    return BadConfig(
+        f"{folder}: holds the results of the drop folder {owner.drop_folder} of {owner.machine}, which those of "
+        f"{ours.drop_folder} of {ours.machine} would overwrite where images have one name; name another results_dir, "
+        f"or, if this drop folder takes the place of that one, remove {file}"
+    )
+
+
 def is_own_output(name: str) -> bool:
     """Tell whether a file of that name is ours: a result, something that belongs to one, or a temporary."""
     return ".landmarks." in name or name.startswith(TEMPORARY_PREFIX)
@@ -100,7 +201,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
 def _bytes_of_a_result(path: Path) -> bytes | None:
     """Return a regular file's bytes; None for a link, a pipe without a writer, and what is too large to be ours."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, OPEN_FLAGS)
     except OSError as exc:
         if exc.errno == errno.ELOOP:
             return None
@@ -122,14 +223,13 @@ def is_done(image: Path, result: Path, *, trust_times: bool = True) -> bool:
     if document is None or _belongs_to(document) != image_name(image):
         return False
     try:
-        status = image.stat()
+        status = image.lstat()
         if trust_times and result.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns):
             return True
-        with image.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == str(document["image"].get("sha256"))
-        return same and _outputs_stand(result.parent, _listed(document))
     except OSError as exc:
         raise ImageUnreadable(f"{image}: cannot be read ({exc.strerror}); check the folder and its share") from exc
+    same = hash_file(image, image_name(image)) == str(document["image"].get("sha256"))
+    return same and _outputs_stand(result.parent, _listed(document))
 
 
 def _outputs_stand(folder: Path, listed: dict[str, str]) -> bool:
@@ -141,7 +241,7 @@ def _is_output(path: Path, sha256: str) -> bool:
     if not is_own_output(path.name):
         return False
     with suppress(OSError, ValueError):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, OPEN_FLAGS)
         with os.fdopen(fd, "rb") as file:
             regular = stat.S_ISREG(os.fstat(fd).st_mode)
             return regular and hashlib.file_digest(file, "sha256").hexdigest() == sha256

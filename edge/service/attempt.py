@@ -11,14 +11,14 @@ from structlog.typing import FilteringBoundLogger
 
 from edge.errors import DeviceLost, EdgeError, Refused
 from edge.results.document import Result
-from edge.results.publish import image_name, is_done, make_folder, read_result, result_path
+from edge.results.publish import Owner, image_name, is_done, make_folder, own_results, read_result, result_path
 from edge.service.actions import Action, action_for, log_error
 from edge.service.audit_log import facts_of
-from edge.service.spool import demand_not_too_large
 from edge.service.state import Space
 from edge.service.surroundings import Process, Surroundings
 from edge.service.tracking import Served, Tracking
 from edge.settle import CRASHES_MOST, Happening, State, Tell, Tracked, final_from_s
+from edge.source_file import demand_not_too_large
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,16 @@ class Attempts:
         served, image = self.tracking.served[index], Path(path)
         tracked = served.files[path]
         final = self.around.clock() >= final_from_s(tracked, served.patience)
-        log = self.log.bind(image=image_name(image), folder=str(image.parent))
+        name = image_name(image)
+        log = self.log.bind(image=name, folder=str(image.parent))
         served.answered.discard(path)
         try:
-            demand_not_too_large(image, tracked.signature, self.largest_file_bytes)  # its result would be hashed, too
+            demand_not_too_large(name, tracked.signature, self.largest_file_bytes)  # its result would be hashed, too
             if document := _standing(served, image, tracked):
                 log.debug("has its result")
-                self.tracking.note_found(facts_of("found", document))
+                facts = facts_of("found", document)
+                self.tracking.note_found(facts)
+                self._know(index, path, sha256=facts["sha256"], key=facts["key"])
                 when = min(_published_at(served, image), self.around.now())
                 self._finish(index, path, document.get("status"), document.get("reason"), when=when)
                 return not _trusts_times(served, tracked)
@@ -154,6 +157,7 @@ def _standing(served: Served, image: Path, tracked: Tracked) -> dict[str, Any] |
     """Return the result that answers this very file, if there is one and nobody asked for another."""
     if served.results:
         served.results.check()
+        own_results(served.results.path, Owner.of(served.config.path))  # its share may have come, or changed, just now
     path = result_path(image, served.results_dir(image))
     if tracked.again or not is_done(image, path, trust_times=_trusts_times(served, tracked)):
         return None

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge.config import Config, DropFolderConfig, read_config
-from edge.errors import BadReference, EdgeError, StateUnusable, Stop
-from edge.registration.reference import find_reference, list_references
-from edge.results.publish import MENDS, TEMPORARY_PREFIX
+from edge.errors import EdgeError, StateUnusable, Stop
+from edge.processes import landlock
+from edge.registration.alignment import look_over_references
+from edge.results.publish import MENDS, TEMPORARY_PREFIX, Owner, demand_no_other_owner
 from edge.service.metrics import LOOPBACK
 from edge.service.spool import HIGH_WATER_BYTES, free_bytes
 from edge.service.state import APPLICATION, state_folder
@@ -103,6 +104,7 @@ class Machine:
     open_engine: Callable[[Config], Engine] = open_engine
     facts: Callable[[str], MachineFacts] = machine_facts
     user_id: int = os.geteuid()
+    landlock_abi: Callable[[], int] = landlock.supported_abi
     answer_s: float = ANSWER_S
 
 
@@ -144,13 +146,18 @@ def check_all(service: Callable[[], Service], here: Machine | None = None) -> tu
         _configuration(asked.config_file, asked.config),
         *(_drop_folder(entry, here) for entry in asked.config.drop_folder),
         _state(asked.config, here),
-        _clock(here),
+        *(look(here) for look in (_clock, _reader)),
         _engine(asked.config, here),
-        _references(asked.config.references, asked.config) if asked.config.references else (),
+        (Finding(*one) for one in look_over_references(asked.config)),
         _metrics_port(asked.config.metrics_port),
         _systemd(asked.unit, asked.config, here),
     )
     return tuple(finding for part in parts for finding in part)
+
+
+def _reader(here: Machine) -> Iterator[Finding]:
+    """Say how far the process that reads hostile files is confined; an older kernel offers less, which is no fault."""
+    yield Finding("ok", f"reader: {landlock.in_words(here.landlock_abi())}")
 
 
 def within(limit_s: float, ask: Callable[[], Iterable[Finding]], nothing: Finding) -> tuple[Finding, ...]:
@@ -226,6 +233,15 @@ def _look_at(entry: DropFolderConfig, here: Machine) -> Iterator[Finding]:
         yield Finding("warning", what, "set events = false for it: it is swept all the same")
     yield from _lockable(entry.path)
     yield from _writable("results", entry.results_dir or entry.path)
+    if entry.results_dir is not None:
+        yield from _owned_by_another(entry.results_dir, Owner.of(entry.path))
+
+
+def _owned_by_another(results_dir: Path, ours: Owner) -> Iterator[Finding]:
+    try:
+        demand_no_other_owner(results_dir, ours)
+    except EdgeError as exc:
+        yield _fault_of(exc, "name another results_dir")
 
 
 def _lockable(folder: Path) -> Iterator[Finding]:
@@ -272,21 +288,6 @@ def _state(config: Config, here: Machine) -> Iterator[Finding]:
     level: Level = "fault" if left_bytes < HIGH_WATER_BYTES else "warning" if left_bytes < SPACE_LITTLE_BYTES else "ok"
     mend = None if level == "ok" else "free some space on its disk: without any, no image is taken up"
     yield Finding(level, f"journal and spool in {folder}: {left_bytes / GB:.1f} GB are free", mend)
-
-
-def _references(folder: Path, config: Config) -> Iterator[Finding]:
-    try:
-        keys = list_references(folder)
-    except BadReference as exc:
-        yield _fault_of(exc, "let the service's user read there")
-        return
-    for reason in (one for key in keys if isinstance(one := find_reference(folder, key), str)):
-        yield Finding("fault", f"reference {reason}", "make it anew")
-    for rule in (rule for rule in config.reference_rule if rule.reference not in keys):
-        what = f"reference_rule {rule.image_name}: its reference {rule.reference[:12]} is not there"
-        yield Finding("fault", what, "add it: until then its images are not registered")
-    mend = None if keys else "landmarknet-edge reference add"
-    yield Finding("ok" if keys else "warning", f"references in {folder}: {len(keys)}", mend)
 
 
 def _clock(here: Machine) -> Iterator[Finding]:

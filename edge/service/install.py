@@ -6,19 +6,19 @@ are ours and are replaced. A configuration belongs to whoever edited it: one tha
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import string
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.config import Config, read_config
 from edge.errors import BadConfig
+from edge.service.rebuild import REBUILD_WANTED
 
 CONFIGS = Path("/etc/landmarknet-edge")
 UNITS = Path("/etc/systemd/system")
@@ -26,10 +26,12 @@ SHIPPED = {  # file of systemd/: its place on the machine
     "landmarknet-edge.service": UNITS / "landmarknet-edge.service",
     "landmarknet-edge@.service": UNITS / "landmarknet-edge@.service",
     "landmarknet-edge-gpu.service": UNITS / "landmarknet-edge-gpu.service",
+    "landmarknet-edge-rebuild.path": UNITS / "landmarknet-edge-rebuild.path",
     "landmarknet-edge-rebuild.service": UNITS / "landmarknet-edge-rebuild.service",
     "landmarknet-edge.sysusers.conf": Path("/etc/sysusers.d/landmarknet-edge.conf"),
     "landmarknet-edge.tmpfiles.conf": Path("/etc/tmpfiles.d/landmarknet-edge.conf"),
 }
+OWN, REBUILD = "landmarknet-edge", "landmarknet-edge-rebuild.path"
 CONFIG = "landmarknet-edge.toml"  # of the only room; any other ROOM.toml beside it is that of landmarknet-edge@ROOM
 NOT_A_ROOM = {CONFIG, "rebuild.toml"}
 DROP_IN = "10-folders.conf"
@@ -39,8 +41,7 @@ HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev", "/proc", "/
 ROOM_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 # What the unit allows for the defaults of a configuration, and what one that asks for more needs besides.
-WATCHDOG_S, BESIDES_AN_IMAGE_S = 300, 180
-MEMORY_MB, BESIDES_THE_READER_MB = 4096, 3072
+MEMORY_MIB, BESIDES_THE_READER_MIB = 4096, 3072
 KEPT = ("etc/landmarknet-edge", "var/lib/landmarknet-*", "var/cache/landmarknet-*")
 
 
@@ -101,8 +102,11 @@ def plan_install(root: Path, program: Path, first_config: Path | None = None) ->
     source = own if own.exists() else first_config or shipped_file(CONFIG)
     rooms = _rooms(root)
     puts = [_put(_below(root, place), _unit_text(name, program)) for name, place in SHIPPED.items()]
-    for unit, config in [("landmarknet-edge", source), *((f"landmarknet-edge@{path.stem}", path) for path in rooms)]:
-        puts.append(_put(_drop_in(root, unit), drop_in_text(read_config(config))))
+    configs = {f"{OWN}.service": read_config(source)}
+    configs |= {f"{OWN}@{path.stem}.service": read_config(path) for path in rooms}
+    puts += [_put(_drop_in(root, unit), drop_in_text(config)) for unit, config in configs.items()]
+    if asking := rebuild_drop_in_text(configs):
+        puts.append(_put(_drop_in(root, REBUILD), asking))
     kept = [Keep(path, "a configuration stays as it is") for path in (own, *rooms) if path.exists()]
     first = [] if own.exists() else [_put(own, _read(source))]
     restart = () if all(put.there for put in puts) else (RESTART,)
@@ -112,7 +116,8 @@ def plan_install(root: Path, program: Path, first_config: Path | None = None) ->
 def plan_uninstall(root: Path) -> tuple[Step, ...]:
     """Return what removes the service below ``root``. Configuration, state, store, results and users stay."""
     ours = [_below(root, place) for place in SHIPPED.values()]
-    ours += [_drop_in(root, "landmarknet-edge"), *sorted(_below(root, UNITS).glob(f"landmarknet-edge@*.d/{DROP_IN}"))]
+    ours += [_drop_in(root, f"{OWN}.service"), *sorted(_below(root, UNITS).glob(f"{OWN}@*.d/{DROP_IN}"))]
+    ours += [_drop_in(root, REBUILD)]
     removed = [Remove(path) for path in ours if path.exists()]
     kept = [Keep(path, "not the program's; remove it by hand") for glob in KEPT for path in sorted(root.glob(glob))]
     here, units = root == Path("/"), _installed_units(root)
@@ -167,12 +172,19 @@ def drop_in_text(config: Config) -> str:
         lines += ["PrivateDevices=yes", "DeviceAllow="]
     if config.metrics_port is not None:
         lines += ["PrivateNetwork=no", "RestrictAddressFamilies=AF_INET", "IPAddressAllow=localhost"]
-    if (longest_s := math.ceil(config.infer_s) + BESIDES_AN_IMAGE_S) > WATCHDOG_S:
-        lines.append(f"WatchdogSec={longest_s}s")
-    if (memory_mb := config.read_memory_mb + BESIDES_THE_READER_MB) > MEMORY_MB:
-        lines.append(f"MemoryMax={memory_mb}M")
+    if (memory_mib := config.read_memory_mb + BESIDES_THE_READER_MIB) > MEMORY_MIB:
+        lines.append(f"MemoryMax={memory_mib}M")  # systemd's M is 1024 * 1024 bytes
     head = "# Written by install-service from the configuration of the room: run it again after a change there."
     return "\n".join([head, *_after_mounts(config), "[Service]", *lines]) + "\n"
+
+
+def rebuild_drop_in_text(configs: Mapping[str, Config]) -> str:
+    """Return a drop-in for what waits for rooms that ask for a rebuild: where they do; "" if the unit says it all."""
+    usual = {unit: Path("/var/lib") / unit.removesuffix(".service").replace("@", "-") for unit in configs}
+    folders = {config.state_dir or usual[unit] for unit, config in configs.items()} - {Path("/var/lib") / OWN}
+    lines = [f"PathChanged={str(folder / REBUILD_WANTED).replace('%', '%%')}" for folder in sorted(folders)]
+    head = "# Written by install-service: the state folders of rooms, as in their configurations."
+    return "\n".join([head, "[Path]", *lines]) + "\n" if lines else ""
 
 
 def _after_mounts(config: Config) -> list[str]:
@@ -249,7 +261,7 @@ def _rooms(root: Path) -> list[Path]:
 def _installed_units(root: Path) -> list[str]:
     """Return the units that can run: what systemctl does not know it fails on."""
     rooms = [f"landmarknet-edge@{path.stem}.service" for path in _rooms(root)]
-    known = (("landmarknet-edge.service", ["landmarknet-edge.service"]), ("landmarknet-edge@.service", rooms))
+    known = ((f"{OWN}.service", [f"{OWN}.service"]), (f"{OWN}@.service", rooms), (REBUILD, [REBUILD]))
     return [unit for name, units in known if _below(root, SHIPPED[name]).exists() for unit in units]
 
 
@@ -272,7 +284,7 @@ def _below(root: Path, path: Path) -> Path:
 
 
 def _drop_in(root: Path, unit: str) -> Path:
-    return _below(root, UNITS / f"{unit}.service.d" / DROP_IN)
+    return _below(root, UNITS / f"{unit}.d" / DROP_IN)
 
 
 def _put(path: Path, text: str) -> Put:

@@ -9,8 +9,8 @@ import os
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,51 +18,23 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from edge.constancy import ConstancyRun
-from edge.errors import EdgeError, JournalDamaged, NotAnImage, SpoolFull, StateUnusable
+from edge.errors import StateUnusable
+from edge.service.journal_file import (
+    DAMAGED,
+    OPTIONS,
+    connect,
+    connect_for_reading,
+    error_code,
+    set_aside,
+    transaction,
+    translated,
+    translating,
+)
+from edge.service.journal_schema import FINISHED_SQL, LEFT_ALONE_SQL, REFUSED_SQL, SELECT, STEPS, UPSERT
 from edge.service.state import is_there
-from edge.settle import FINISHED, Signature, State
+from edge.settle import Signature, State
 
-BUSY_S = 10.0  # how long to wait for another program that holds the journal
-
-# Each step brings a journal from the version that is its index to the next one. Steps are added, never altered.
-STEPS: tuple[str, ...] = (
-    """
-    CREATE TABLE files (
-        ord INTEGER PRIMARY KEY AUTOINCREMENT, folder BLOB NOT NULL, path BLOB NOT NULL UNIQUE,
-        size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
-        state TEXT NOT NULL, failures INTEGER NOT NULL, crashes INTEGER NOT NULL,
-        reason TEXT, sha256 TEXT, key TEXT, first_seen_utc TEXT NOT NULL, changed_utc TEXT NOT NULL,
-        again INTEGER NOT NULL, present INTEGER NOT NULL
-    );
-    CREATE INDEX files_by_folder ON files (folder);
-    CREATE INDEX files_by_state ON files (state, changed_utc);
-    CREATE TABLE constancy (
-        when_utc TEXT NOT NULL, release TEXT NOT NULL, passed INTEGER NOT NULL,
-        worst_shift_net_px REAL NOT NULL, worst_score_change REAL NOT NULL, reason TEXT
-    );
-    CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB, asked_utc TEXT NOT NULL);
-    """,
-    "ALTER TABLE files ADD COLUMN kind TEXT",
-)
-
-COLUMNS = (
-    "ord, folder, path, size_bytes, mtime_ns, inode, state, failures, crashes, reason, sha256, key, "
-    "first_seen_utc, changed_utc, again, present, kind"
-)
-KEPT = {"path", "first_seen_utc"}  # where a file has its row already
-UPSERT = (
-    f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT (path) DO UPDATE SET "  # noqa: S608
-    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ") if name not in KEPT)
-)
-SELECT = f"SELECT {COLUMNS} FROM files"  # noqa: S608
-FINISHED_SQL = ", ".join(f"'{state}'" for state in FINISHED)
-# a drop folder may hold thousands of CT slices: they are left alone, and nobody who asks what was refused means them
-LEFT_ALONE_SQL = f"(state = 'refused' AND kind IS '{NotAnImage.__name__}')"
-REFUSED_SQL = f"state = 'refused' AND kind IS NOT '{NotAnImage.__name__}'"
-DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 EVERYWHERE: Mapping[str, bool] = MappingProxyType({})
-FOR_NOW = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
-FOR_NOW |= {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,26 +81,26 @@ class Journal:
         One that is damaged is set aside under another name: the results beside the images say what is done.
         """
         try:
-            return cls(_opened(path, steps), str(path))
+            return cls(connect(path, steps), str(path))
         except sqlite3.Error as exc:
-            if _code(exc) not in DAMAGED:
-                raise _translated(exc, path, opening=True) from exc
-        aside = _set_aside(path, now_utc or datetime.now(UTC))
-        with _translating(path, opening=True):
-            return cls(_opened(path, steps), str(path), aside)
+            if error_code(exc) not in DAMAGED:
+                raise translated(exc, path, opening=True) from exc
+        aside = set_aside(path, now_utc or datetime.now(UTC))
+        with translating(path, opening=True):
+            return cls(connect(path, steps), str(path), aside)
 
     @classmethod
     def in_memory(cls) -> Self:
         """Open a journal that ends with the process."""
-        return cls(_opened(":memory:", STEPS), "journal in memory")
+        return cls(connect(":memory:", STEPS), "journal in memory")
 
     @classmethod
     def open_for_reading(cls, path: Path) -> Self:
         """Open a journal that another process may be writing; raise `StateUnusable` where there is none to read."""
         if not is_there(path):
             raise StateUnusable(f"{path}: there is no journal; it is made when landmarknet-edge watch first runs")
-        with _translating(path, opening=True):
-            connection = _opened_for_reading(path)
+        with translating(path, opening=True):
+            connection = connect_for_reading(path)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != len(STEPS):
             connection.close()
@@ -168,7 +140,7 @@ class Journal:
 
         Raises `SpoolFull` while the disk is full or another program holds the journal; then nothing was recorded.
         """
-        with _translating(self._path), _transaction(self._connection) as run:
+        with translating(self._path), transaction(self._connection) as run:
             run.executemany(UPSERT, map(_row, changes))
             moved = ((present, os.fsencode(path)) for path, present in presence.items())
             run.executemany("UPDATE files SET present = ? WHERE path = ?", moved)
@@ -220,7 +192,7 @@ class Journal:
     def add_constancy_run(self, run: ConstancyRun) -> None:
         """Keep a run of the golden images."""
         row = (_text(run.when_utc), run.release, run.passed, run.worst_shift_net_px, run.worst_score_change, run.reason)
-        with _translating(self._path), _transaction(self._connection) as connection:
+        with translating(self._path), transaction(self._connection) as connection:
             connection.execute("INSERT INTO constancy VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def constancy_runs(self, limit: int = 100) -> list[ConstancyRun]:
@@ -234,7 +206,7 @@ class Journal:
         A file that is still there is kept: it would be looked into anew after every restart.
         """
         before = _text((now_utc or datetime.now(UTC)) - timedelta(days=days))
-        with _translating(self._path), _transaction(self._connection) as connection:
+        with translating(self._path), transaction(self._connection) as connection:
             connection.execute("DELETE FROM constancy WHERE when_utc < ?", (before,))
             return connection.execute(
                 f"DELETE FROM files WHERE NOT present AND state IN ({FINISHED_SQL}) AND changed_utc < ?",  # noqa: S608
@@ -246,7 +218,7 @@ class Journal:
         return [_entry(row) for row in self._read(query, limit)]
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with _translating(self._path):
+        with translating(self._path):
             return self._connection.execute(query, values).fetchall()
 
 
@@ -259,125 +231,29 @@ def ask_requeue(journal: Path, images: Sequence[Path] | None, now_utc: datetime 
     paths = [None] if images is None else [os.fsencode(image) for image in images]
     Journal.open_for_reading(journal).close()
     with (
-        _translating(journal, opening=True),
-        closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=rw", **_OPTIONS, uri=True)) as connection,
-        _transaction(connection) as run,
+        translating(journal, opening=True),
+        closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=rw", **OPTIONS, uri=True)) as connection,
+        transaction(connection) as run,
     ):
         run.executemany("INSERT INTO requests (path, asked_utc) VALUES (?, ?)", ((path, asked_utc) for path in paths))
 
 
-_OPTIONS: dict[str, Any] = {"timeout": BUSY_S, "isolation_level": None}  # None: transactions are begun by us alone
-
-
-def _opened(path: Path | str, steps: Sequence[str]) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, **_OPTIONS)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        _check(connection)
-        _upgrade(connection, path, steps)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        damage = sqlite3.DatabaseError(found)
-        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise damage
-
-
-def _upgrade(connection: sqlite3.Connection, path: Path | str, steps: Sequence[str]) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(steps):
-        raise StateUnusable(
-            f"{path}: was written by a newer version (format {version}, this one knows {len(steps)}); install that "
-            "version again, or move the journal away: the results beside the images say what is done"
-        )
-    for number, step in enumerate(steps[version:], version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT")
-
-
-def _opened_for_reading(path: Path) -> sqlite3.Connection:
-    # who may not write beside the journal cannot share its memory with the daemon; without a daemon it stands still
-    still = "&immutable=1" if not is_there(path.with_name(path.name + "-wal")) else ""
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    for one in (address, address + still):
-        connection = sqlite3.connect(one, **_OPTIONS, uri=True)
-        try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.Error as exc:
-            connection.close()
-            if one == address + still or _code(exc) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
-                raise
-        else:
-            break
-    return connection
-
-
-def _set_aside(path: Path, now_utc: datetime) -> Path:
-    """Give a damaged journal another name; its log belongs to it, and would be played into the new one."""
-    aside = path.with_name(f"{path.stem}.damaged-{now_utc:%Y%m%dT%H%M%S.%fZ}{path.suffix}")
-    try:
-        for ending in ("-shm", "-wal", ""):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
-    except OSError as exc:
-        raise StateUnusable(f"{path}: is damaged and cannot be set aside ({exc.strerror}); move it away") from exc
-    return aside
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk has rolled back already
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _translating(path: Path | str, *, opening: bool = False) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as exc:
-        raise _translated(exc, path, opening=opening) from exc
-
-
-def _translated(exc: sqlite3.Error, path: Path | str, *, opening: bool = False) -> EdgeError:
-    if _code(exc) in FOR_NOW and not (opening and _code(exc) == sqlite3.SQLITE_CANTOPEN):
-        return SpoolFull(f"{path}: cannot be written just now ({exc}); free some space on its disk; it is tried again")
-    if _code(exc) in DAMAGED:
-        kind: type[EdgeError] = StateUnusable if opening else JournalDamaged
-        return kind(f"{path}: is damaged ({exc}); start the service anew: it sets the journal aside")
-    return StateUnusable(f"{path}: cannot be used ({exc}); let the service's user write there, on a local disk")
-
-
-def _code(exc: sqlite3.Error) -> int:
-    """Return SQLite's primary error code; its extended ones add bits above."""
-    return int(getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
-
-
 def _row(entry: Entry) -> tuple[Any, ...]:
-    size_bytes, mtime_ns, inode = entry.signature
+    size_bytes, mtime_ns, inode, ctime_ns = entry.signature
     signed_inode = inode - (1 << 64) if inode >= 1 << 63 else inode  # a share's can have 64 bits; SQLite's have a sign
     return (
         entry.order, os.fsencode(entry.folder), os.fsencode(entry.path), size_bytes, mtime_ns, signed_inode,
         str(entry.state), entry.failures, entry.crashes, entry.reason and _utf8(entry.reason), entry.sha256, entry.key,
         _text(entry.first_seen_utc), _text(entry.changed_utc), entry.again, entry.present, entry.kind,
+        ctime_ns,
     )  # fmt: skip
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    order, folder, path, size_bytes, mtime_ns, inode, state, *counts_and_facts = row
-    failures, crashes, reason, sha256, key, first_seen_utc, changed_utc, again, present, kind = counts_and_facts
+    order, folder, path, size_bytes, mtime_ns, inode, state, *rest = row
+    failures, crashes, reason, sha256, key, first_seen_utc, changed_utc, again, present, kind, ctime_ns = rest
     return Entry(
-        order, os.fsdecode(folder), os.fsdecode(path), Signature(size_bytes, mtime_ns, inode % (1 << 64)),
+        order, os.fsdecode(folder), os.fsdecode(path), Signature(size_bytes, mtime_ns, inode % (1 << 64), ctime_ns),
         State(state), failures, crashes, reason, sha256, key, _moment(first_seen_utc), _moment(changed_utc),
         bool(again), bool(present), kind,
     )  # fmt: skip

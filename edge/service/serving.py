@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +14,15 @@ from structlog.typing import FilteringBoundLogger
 from edge import __version__
 from edge.config import Config
 from edge.constancy import ConstancyRun, judge
-from edge.errors import BadConfig, DeviceLost
+from edge.errors import BadConfig, DeviceLost, TryAgain
+from edge.processes import landlock
 from edge.processes.worker import Worker
+from edge.results.publish import Owner, own_results
 from edge.service.audit_log import AuditLog
 from edge.service.journal import Journal
 from edge.service.metrics import serve_metrics
 from edge.service.notify import open_notifier
+from edge.service.rebuild import REBUILD_WANTED, ask_rebuild
 from edge.service.silence import local_zone
 from edge.service.spool import clear_spool, has_room
 from edge.service.state import AUDIT_LOG, JOURNAL, SPOOL, held, state_folder
@@ -72,6 +75,7 @@ class Serving:
 
     def open(self, config: Config) -> Process:
         """Open the release of a configuration in a worker; the one before ends when this one is ready."""
+        _demand_own_results(config)
         notifier = self.around.notifier
         worker = Worker(config, waiting=notifier.waiting)
         worker.open()
@@ -115,6 +119,20 @@ class Serving:
         facts = opened.provenance.model_dump(include={"release", "model_sha256", "contract_sha256", "manifest_sha256"})
         if self.around.audit:
             self.around.audit.engine(facts | {"config_sha256": config.sha256()}, self.around.now())
-        self._log.info("ready", release=opened.release, version=__version__)
+        reader = landlock.in_words(landlock.supported_abi())
+        self._log.info("ready", release=opened.release, version=__version__, reader=reader)
         for warning in opened.warnings:
             self._log.warning("release does not fit", reason=warning)
+        if config.stale == "rebuild" and opened.warnings and ask_rebuild(self._folder, opened.warnings):
+            self._log.warning("a rebuild is asked for", file=str(self._folder / REBUILD_WANTED))
+
+
+def _demand_own_results(config: Config) -> None:
+    """Raise `BadConfig` where another drop folder's results lie in the way, before anything is served.
+
+    A folder that is not there just now, or takes no files, is none of it: with each image it is asked again.
+    """
+    for entry in config.drop_folder:
+        with suppress(TryAgain, OSError):
+            if entry.results_dir is not None and entry.results_dir.is_dir():
+                own_results(entry.results_dir, Owner.of(entry.path))

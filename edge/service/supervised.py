@@ -12,8 +12,9 @@ from edge.pipeline import Made, facts_of_refusal, local_time, publish_made, refu
 from edge.processes.worker import Description
 from edge.results.document import Result
 from edge.results.publish import claim_name, image_name, result_path
-from edge.service.spool import claimed, demand_unchanged, hash_file, nothing
+from edge.service.spool import claimed
 from edge.settle import Happening, Tell
+from edge.source_file import demand_unchanged, hash_file, nothing
 
 
 class Maker(Protocol):
@@ -57,7 +58,7 @@ class SupervisedProcess:
             made = self.worker.make(claim.copy, name, claim.sha256, final=final, made_at=made_at)
         if made.result.status != "refused":
             tell(Happening.INFERRED, key=str(made.result.provenance.key))
-        demand_unchanged(image, claim.signature)
+        demand_unchanged(image, claim.signature, name)
         return _published(made, image, results_dir, tell)
 
     def _made_at(self, image: Path, mtime_ns: int) -> datetime:
@@ -67,8 +68,9 @@ class SupervisedProcess:
     def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:
         """Publish a refusal for a ``reason`` that stands already: the file is hashed, but not looked into."""
         claim_name(image, result_path(image, results_dir))
-        digest = hash_file(image, self.progress)
-        result = refusal(image_name(image), digest, reason, self.worker.describe().provenance)
+        name = image_name(image)
+        digest = hash_file(image, name, self.progress)
+        result = refusal(name, digest, reason, self.worker.describe().provenance)
         return _published(Made(result), image, results_dir, tell)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
@@ -13,7 +14,7 @@ from edge.service.dropfolder import HeldFolder, results_below
 from edge.service.journal import Entry, Request
 from edge.service.surroundings import Surroundings
 from edge.service.tracking import Served, Tracking, is_refused_image
-from edge.settle import Happening, Signature, State, Tracked, first_seen, happen
+from edge.settle import FINISHED, Happening, Signature, State, Tracked, first_seen, happen
 
 
 def sweep(tracking: Tracking, index: int, around: Surroundings, log: FilteringBoundLogger) -> None:
@@ -96,7 +97,7 @@ def _take_up(
     tracking.note_presence({path: False for path, entry in known.items() if entry.present and path not in found})
     for path in sorted(new, key=lambda path: (found[path].mtime_ns, path)):
         if path in known:
-            tracking.keep(index, path, _resumed(served, known[path], results, ended_s), durable=False)
+            tracking.keep(index, path, _resumed(served, known[path], found[path], results, ended_s), durable=False)
             if not known[path].present:
                 tracking.note_presence({path: True})
             continue
@@ -105,10 +106,19 @@ def _take_up(
         tracking.begin(index, path, found[path], ended_s)
 
 
-def _resumed(served: Served, entry: Entry, results: set[str], ended_s: float) -> Tracked:
-    """Return how a file goes on that the journal knows: finished as it was, or it settles anew."""
-    result = result_path(Path(entry.path), served.results_dir(Path(entry.path)))
-    if entry.state is State.DONE and str(result) not in results and (results or _can_list(served)):
+def _resumed(served: Served, entry: Entry, found: Signature, results: set[str], ended_s: float) -> Tracked:
+    """Return how a file goes on that the journal knows: finished as it was, or it settles anew.
+
+    An earlier version kept no ctime. To `look`, what it finished has then changed: it is doubted, and its result is
+    compared by content, behind the images that lack theirs. What has no result to compare stands as it did.
+    """
+    result = str(result_path(Path(entry.path), served.results_dir(Path(entry.path))))
+    stands = entry.state in FINISHED and result in results
+    if entry.signature.ctime_ns is None and stands:
+        served.answered.add(entry.path)
+    elif entry.signature.ctime_ns is None and entry.state is not State.DONE:
+        entry = replace(entry, signature=entry.signature._replace(ctime_ns=found.ctime_ns))
+    if entry.state is State.DONE and not stands and (results or _can_list(served)):
         return first_seen(entry.order, entry.signature, ended_s, served.patience)  # somebody removed its result
     tracked = Tracked(
         entry.order, entry.signature, entry.state, ended_s, None, entry.failures, entry.crashes, again=entry.again

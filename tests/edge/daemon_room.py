@@ -1,6 +1,7 @@
 """A daemon over real folders, under a clock that only the test moves, with a stand-in for what reads and infers."""
 
 import hashlib
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import structlog
 from structlog.testing import LogCapture
 
@@ -29,6 +31,10 @@ PROVENANCE = Provenance(
 )  # fmt: skip
 
 
+def key_of(data: bytes) -> str:
+    return hashlib.sha256(b"key of " + data).hexdigest()
+
+
 def result_of(image: Path, data: bytes, reason: str | None = None) -> Result:
     return Result(
         status="refused" if reason else "ok",
@@ -43,7 +49,7 @@ def result_of(image: Path, data: bytes, reason: str | None = None) -> Result:
         ),
         landmarks=(),
         geometry=None,
-        provenance=PROVENANCE,
+        provenance=PROVENANCE.model_copy(update={"key": key_of(data)}),
         timing_ms={},
         outputs=(),
     )
@@ -93,7 +99,7 @@ class Pipeline:
             raise DamagedImage(f"{image}: half of it is missing; send it again")
         if data.startswith(b"part"):
             return self._refused(image, results_dir, "half of it is missing", tell, kind="DamagedImage")
-        tell(Happening.INFERRED, key=hashlib.sha256(b"key of " + data).hexdigest())
+        tell(Happening.INFERRED, key=key_of(data))
         document = result_of(image, data)
         publish([], (result, document.to_json()))
         self.after_publishing()
@@ -165,6 +171,25 @@ class Room:
         return [entry["event"] for entry in self.log.entries]
 
 
+def with_results(room: Room, results_dir: Path) -> Room:
+    """Serve anew, with the results in a folder of their own."""
+    room.config = room.config.model_copy(
+        update={"drop_folder": (DropFolderConfig(path=room.drop, results_dir=results_dir),)}
+    )
+    room.restart()
+    return room
+
+
+def swap_bytes(image: Path, data: bytes) -> None:
+    """Write other bytes in place and give the file its mtime back, as ``rsync --inplace --times`` can."""
+    before = image.stat()
+    image.write_bytes(data)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = image.stat()
+    kept = ("st_size", "st_ino", "st_mtime_ns")
+    assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
+
+
 def no_observer():
     raise OSError("no events in this test")
 
@@ -176,3 +201,22 @@ def deaf(folder: DropFolderConfig, log: object) -> DropFolder:
 def watched(room: Room, stop: threading.Event, **options: object) -> int:
     room.daemon.__exit__(None, None, None)  # or it would hold the folder
     return watch(room.config, room.pipeline, stop=stop, log=room.logger, around=room.around, **options)
+
+
+class Killed(BaseException):
+    """The process ends here: nothing after this is run."""
+
+
+def killed() -> None:
+    raise Killed
+
+
+def kill(room: Room, duration_s: float = 10) -> None:
+    """Run until `Killed` is raised, then begin anew with what is on disk."""
+    with pytest.raises(Killed):
+        room.run_for(duration_s)
+    room.daemon._open.close()  # its lock ends with a process; nothing else of it is heard
+    room.journal.close()
+    room.pipeline.calls.clear()
+    room.pipeline.meanwhile = room.pipeline.after_publishing = lambda: None
+    room.start()

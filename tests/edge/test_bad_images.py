@@ -8,23 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels import get_encoder
 
 from edge.errors import (
     DamagedImage,
     EdgeError,
+    FileTooLarge,
     ImageUnreadable,
     ImplausibleGeometry,
     NotAnImage,
-    Refused,
     UnsupportedImage,
 )
-from edge.pixel_checks import was_sent_as_text, zero_tail_share
+from edge.pixel_checks import was_sent_as_text
 from edge.portal_image import read_portal_image
-from edge.records import PortalImage
 
 IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 RLE, JPEG_LS, J2K = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
@@ -146,7 +143,7 @@ def test_a_file_over_the_size_limit_is_not_read(tmp_path):
     path = tmp_path / "RI.5.dcm"
     path.touch()
     os.truncate(path, 257 * MIB)  # sparse
-    with allocating_less_than(MIB), pytest.raises(UnsupportedImage, match="limit"):
+    with allocating_less_than(MIB), pytest.raises(FileTooLarge, match="limit"):
         read_portal_image(path)
 
 
@@ -154,7 +151,7 @@ def test_the_size_limit_is_a_number_of_bytes(dicom, write):
     path = write(dicom(SMALL))
     size = path.stat().st_size
     assert read_portal_image(path, max_bytes=size).identity.rows == 48
-    with pytest.raises(UnsupportedImage, match=str(size)):
+    with pytest.raises(FileTooLarge, match=str(size)):
         read_portal_image(path, max_bytes=size - 1)
 
 
@@ -368,189 +365,3 @@ def test_a_refusal_reads_the_same_each_time_and_fits_a_line(refused):
         assert "0x" not in message
         assert "\n" not in message
         assert len(message) < 300
-
-
-# --- half-written files: preallocated, the tail still zero ---
-
-
-def with_zero_tail(pixels, share):
-    flat = pixels.copy().ravel()
-    flat[round(flat.size * (1 - share)) :] = 0
-    return flat.reshape(pixels.shape)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.101, 0.333, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("shadow", [400, 20])
-def test_a_zero_tail_is_refused(refused, dicom, collimated, share, shadow):
-    image = with_zero_tail(collimated(shadow=shadow), share)
-    assert f"last {share:.0%}" in refused(dicom(image), DamagedImage)
-
-
-@pytest.mark.parametrize("cut", [(50, 60), (95, 128), (150, 200)])
-def test_a_zero_tail_is_refused_where_the_shadow_is_zero_too(refused, dicom, collimated, cut):
-    """The cut (row, column) lies inside the field: rows 30 to 160, columns 40 to 215."""
-    image = np.clip(collimated(shadow=0).astype(int) - 50, 0, None).astype("<u2")
-    written = cut[0] * 256 + cut[1]
-    image.ravel()[written:] = 0
-    assert f"last {1 - written / image.size:.0%}" in refused(dicom(image), DamagedImage)
-
-
-def honest_zeros():
-    """Return name -> (H, W) image whose last rows are zero because nothing reached them."""
-    y, x = np.mgrid[0:192, 0:256].astype(float)
-    rng = np.random.default_rng(2)
-    texture = 20000 + 3000 * np.sin(x / 9) + 2000 * np.cos(y / 7) + rng.normal(0, 100, x.shape)
-    turned = np.abs((x - 128) * 0.966 + (y - 96) * 0.259) < 60
-    turned &= np.abs((y - 96) * 0.966 - (x - 128) * 0.259) < 50
-    slightly = (np.abs((x - 128) + (y - 96) * 0.035) < 60) & (np.abs((y - 96) - (x - 128) * 0.035) < 50)
-    fade = np.clip(1 - (y - 100) / 40, 0, 1)
-    soft = np.clip((60 - np.maximum(abs(x - 128), abs(y - 96))) / 6, 0, 1)
-    rods = (((abs(x - 60) < 8) & (y < 170)) | ((abs(x - 190) < 8) & (y < 171))) * (y > 20)
-    return {
-        "soft field on clipped zeros": np.clip(texture * soft - 50, 0, None),
-        "masked rectangle": texture * ((abs(x - 128) < 60) & (abs(y - 96) < 50)),
-        "masked rectangle as wide as the image": texture * (abs(y - 96) < 50),
-        "masked circle": texture * ((x - 128) ** 2 + (y - 96) ** 2 < 70**2),
-        "masked rectangle turned by 15 deg": texture * turned,
-        "masked rectangle turned by 2 deg": texture * slightly,
-        "masked rectangle turned by -2 deg": texture * slightly[:, ::-1],
-        "lower jaw only, soft": texture * fade,
-        "scatter that fades slowly": texture * (y < 60) + np.floor(np.clip((150 - y) / 12, 0, None)),
-        "dark noise that rarely counts": texture * (y < 60) + (rng.random(x.shape) < 0.2) * (y < 150),
-        "two rods of different length": texture * rods,
-        "a dead last row": texture * (y < 191),
-    }
-
-
-@pytest.mark.parametrize("name", honest_zeros())
-def test_zeros_that_nothing_reached_are_no_unwritten_tail(name, dicom, write):
-    pixels = honest_zeros()[name].astype("<u2")
-    assert not pixels[-1].any()
-    assert zero_tail_share(pixels) == 0
-    assert read_portal_image(write(dicom(pixels))).identity.rows == 192
-
-
-@pytest.mark.parametrize("name", sorted(set(honest_zeros()) - {"two rods of different length"}))
-def test_the_same_images_are_refused_when_their_tail_was_not_written(name):
-    """Cut in the middle of a row inside the field: the zero share follows from the cut."""
-    pixels = honest_zeros()[name].astype("<u2")
-    cut = (50 if name in {"scatter that fades slowly", "dark noise that rarely counts"} else 96) * 256 + 128
-    pixels.ravel()[cut:] = 0
-    assert zero_tail_share(pixels) == pytest.approx(1 - cut / pixels.size)
-
-
-# --- whatever happens to a file, it is an image or one of our errors ---
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("hostile") / "RI.5.dcm"
-
-
-@pytest.fixture(scope="module")
-def valid_files(dicom, collimated):
-    pixels = collimated(48, 64, jaws=(8, 40, 10, 54))
-    return {
-        "explicit": dicom(pixels, syntax=EXPLICIT),
-        "implicit": dicom(pixels, syntax=IMPLICIT),
-        "headless": dicom(pixels, syntax=IMPLICIT, headless=True),
-        "rle": dicom(pixels, syntax=RLE, frames=[encoded(pixels, RLE)]),
-        "png": png(pixels),
-        "tiff": tiff(pixels),
-    }
-
-
-def outcome(path, data):
-    """Return the image or our error; anything else passes through and fails the test."""
-    path.write_bytes(data)
-    try:
-        return read_portal_image(path)
-    except EdgeError as error:
-        return error
-
-
-HOSTILE = settings(derandomize=True, max_examples=250, database=None, deadline=None)
-KINDS = st.sampled_from(["explicit", "implicit", "headless", "rle", "png", "tiff"])
-
-
-def test_the_files_that_are_about_to_be_harmed_are_valid(valid_files, scratch):
-    for kind, data in valid_files.items():
-        assert isinstance(outcome(scratch, data), PortalImage), kind
-
-
-@HOSTILE
-@given(kind=KINDS, share=st.floats(0, 1, exclude_max=True))
-def test_a_file_truncated_anywhere_is_refused(valid_files, scratch, kind, share):
-    whole = valid_files[kind]
-    rest = outcome(scratch, whole[: int(share * len(whole))])
-    if isinstance(rest, PortalImage):  # a picture may lack what follows its pixels
-        assert kind in {"png", "tiff", "rle"}
-        np.testing.assert_array_equal(rest.pixels, outcome(scratch, whole).pixels)
-    else:
-        assert isinstance(rest, Refused)
-
-
-@HOSTILE
-@given(
-    kind=KINDS, harm=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=6)
-)
-def test_flipped_header_bytes_give_an_image_or_a_refusal(valid_files, scratch, kind, harm):
-    data = bytearray(valid_files[kind])
-    header = 700 if kind in {"explicit", "implicit", "headless", "rle"} else 80
-    for place, flip in harm:
-        data[int(place * header)] ^= flip
-    result = outcome(scratch, bytes(data))
-    assert isinstance(result, PortalImage | Refused)
-    if isinstance(result, PortalImage):
-        assert np.isfinite(result.pixels).all()
-        assert (result.geometry is None) == (result.geometry_reason is not None)
-
-
-@HOSTILE
-@given(kind=KINDS, place=st.floats(0, 1), insert=st.binary(min_size=1, max_size=40), cut=st.integers(0, 40))
-def test_bytes_put_in_or_taken_out_give_an_image_or_a_refusal(valid_files, scratch, kind, place, insert, cut):
-    whole = valid_files[kind]
-    at = int(place * len(whole))
-    assert isinstance(outcome(scratch, whole[:at] + insert + whole[at + cut :]), PortalImage | Refused)
-
-
-# --- real files ---
-
-
-def test_real_file_damaged_by_a_text_mode_transfer_says_so(real_file):
-    with pytest.raises(DamagedImage, match=r"pixel data are missing.*text-mode transfer"):
-        read_portal_image(real_file("s03"))
-
-
-def test_real_plan_is_left_alone_by_name(real_file):
-    with pytest.raises(NotAnImage, match="RT Plan Storage"):
-        read_portal_image(real_file("s04"))
-
-
-@pytest.mark.parametrize("folder", ["s02", "s09", "s12", "s13"])
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.613])
-def test_real_images_half_written_are_refused(real_file, folder, share, write):
-    data = real_file(folder).read_bytes()
-    with pytest.raises(DamagedImage, match="cut short"):
-        read_portal_image(write(data[: -int(share * 0.9 * len(data))]))
-    preallocated = data[: -int(share * 0.9 * len(data))].ljust(len(data), b"\0")
-    if folder == "s02" and share == 0.3:
-        return  # only background is missing: the zeros that were not written are the zeros that would have been
-    with pytest.raises(DamagedImage, match="not fully written"):
-        read_portal_image(write(preallocated))
-
-
-# --- a patient's name in the wrong place ---
-
-
-@pytest.mark.parametrize(
-    "attribute", ["PhotometricInterpretation", "SOPClassUID", "Modality", "SOPInstanceUID", "syntax"]
-)
-def test_no_text_of_the_header_but_known_terms_and_uids_is_passed_on(dicom, collimated, write, attribute):
-    path = write(dicom(collimated(), **{attribute: "DOE^JOHN"}))
-    assert b"DOE^JOHN" in path.read_bytes()
-    try:
-        passed_on = read_portal_image(path, name="X.dcm").identity
-    except EdgeError as exc:
-        passed_on = exc
-    assert "DOE" not in str(passed_on)

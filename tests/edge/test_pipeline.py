@@ -2,7 +2,6 @@ import hashlib
 import io
 import json
 import os
-import tracemalloc
 from dataclasses import replace
 from itertools import count
 
@@ -12,26 +11,16 @@ from PIL import Image
 
 from edge.backends.function import FunctionBackend
 from edge.engines import Engine
-from edge.errors import DamagedImage, EdgeError, ImageUnreadable, NotAnImage, ResultNameTaken, ResultsNotWritable
-from edge.keys import result_key
+from edge.errors import DamagedImage, ImageUnreadable
+from edge.keys import result_key, settings_sha256
 from edge.pipeline import Pipeline, Source, publish_made
-from edge.portal_image import MAX_FILE_BYTES
 from edge.results.document import Result
 from edge.settle import Happening
 
 CONFIG = "d" * 64
+SETTINGS = settings_sha256({"overlay": True})
 SPINOUS, CARINA = [(20.0, 30.0, 0.6), (21.0, 20.0, 0.7)], [(24.0, 25.0, 0.9)]
 STAGES = ["read", "preprocess", "infer", "landmarks", "overlay"]
-PLANTED = {
-    "PatientName": "Zyxwv^Planted",
-    "PatientID": "PID-424242",
-    "PatientBirthDate": "19470101",
-    "InstitutionName": "Planted Hospital",
-    "ReferringPhysicianName": "Planted^Doctor",
-    "RTImageLabel": "Zyxwv field 1",
-    "RTImageDescription": "Zyxwv PID-424242",
-}
-SECRETS = (b"Zyxwv", b"Planted", b"424242", b"19470101")
 
 
 @pytest.fixture
@@ -98,11 +87,11 @@ def test_a_result_says_what_made_it(pipeline, image, contract):
     assert provenance.backend["flavour"] == "function"
 
 
-def test_a_result_has_the_key_of_its_file_release_and_configuration(pipeline, image):
+def test_a_result_has_the_key_of_its_file_release_and_settings(pipeline, image):
     result = pipeline(image, None)
     said = result.provenance
-    expected = result_key(result.image.sha256, said.model_sha256, said.contract_sha256, None, CONFIG)
-    assert said.key == expected
+    expected = result_key(result.image.sha256, said.model_sha256, said.contract_sha256, None, SETTINGS)
+    assert (said.key, said.settings_sha256) == (expected, SETTINGS)
     assert document(image.with_name("X.landmarks.json"))["provenance"]["key"] == expected
 
 
@@ -110,19 +99,24 @@ def test_a_refusal_has_the_key_that_a_result_would_have(pipeline, image):
     image.write_bytes(image.read_bytes()[:-1000])
     result = pipeline(image, None)
     said = result.provenance
-    assert said.key == result_key(result.image.sha256, said.model_sha256, said.contract_sha256, None, CONFIG)
+    assert said.key == result_key(result.image.sha256, said.model_sha256, said.contract_sha256, None, SETTINGS)
 
 
 def test_other_settings_have_another_key(engine, image):
-    keys = {Pipeline(engine(SPINOUS, CARINA), config * 64)(image, None).provenance.key for config in "ab"}
+    keys = {Pipeline(engine(SPINOUS, CARINA), CONFIG, overlay)(image, None).provenance.key for overlay in (True, False)}
     assert len(keys) == 2
+
+
+def test_another_configuration_that_makes_the_same_has_the_same_key(engine, image):
+    keys = {Pipeline(engine(SPINOUS, CARINA), config * 64)(image, None).provenance.key for config in "ab"}
+    assert len(keys) == 1
 
 
 def test_the_release_s_manifest_is_part_of_the_key(engine, image):
     of_a_store = replace(engine(SPINOUS, CARINA), manifest_sha256="e" * 64)
     said = Pipeline(of_a_store, CONFIG)(image, None).provenance
     sha256 = hashlib.sha256(image.read_bytes()).hexdigest()
-    assert said.key == result_key(sha256, said.model_sha256, said.contract_sha256, "e" * 64, CONFIG)
+    assert said.key == result_key(sha256, said.model_sha256, said.contract_sha256, "e" * 64, SETTINGS)
 
 
 # --- making apart from publishing ---
@@ -282,187 +276,3 @@ def test_the_network_sees_the_preprocessed_image(contract, rows, image):
     (batch,) = seen
     assert (batch.shape, batch.dtype) == ((1, 1, 48, 48), np.float32)
     assert (batch.min(), batch.max()) == (-1, 1)
-
-
-# --- refusals ---
-
-
-def test_a_damaged_image_gets_a_result_with_the_reason_and_no_picture(pipeline, write, dicom, collimated):
-    path = write(dicom(collimated())[:-1000], "X.dcm")
-    result = pipeline(path, None)
-    assert names(path.parent) == ["X.dcm", "X.landmarks.json"]
-    published = document(path.with_name("X.landmarks.json"))
-    assert published["status"] == "refused"
-    assert "X.dcm: " in published["reason"]
-    assert "cut short" in published["reason"]
-    assert published["image"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (published["landmarks"], published["geometry"], published["outputs"]) == ([], None, [])
-    assert list(result.timing_ms) == ["read"]
-
-
-def test_a_damaged_image_whose_rest_may_still_come_is_only_reported(pipeline, write, dicom, collimated):
-    path = write(dicom(collimated())[:-1000], "X.dcm")
-    with pytest.raises(DamagedImage):
-        pipeline(path, None, final=False)
-    assert names(path.parent) == ["X.dcm"]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"SamplesPerPixel": 3}, {"NumberOfFrames": "2"}, {"RTImageSID": "0"}, {"RTImageSID": "-1500"}],
-    ids=lambda changes: "{}={}".format(*next(iter(changes.items()))),
-)
-def test_an_image_that_no_waiting_mends_is_refused_at_once(pipeline, write, dicom, collimated, changes):
-    path = write(dicom(collimated(), **changes), "X.dcm")
-    assert pipeline(path, None, final=False).status == "refused"
-    assert names(path.parent) == ["X.dcm", "X.landmarks.json"]
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "random bytes"]
-)
-@pytest.mark.parametrize("final", [True, False])
-def test_nothing_is_written_beside_what_is_no_image(pipeline, write, data, final):
-    path = write(data, "X.dcm")
-    with pytest.raises(NotAnImage):
-        pipeline(path, None, final=final)
-    assert names(path.parent) == ["X.dcm"]
-
-
-def test_a_refusal_takes_the_place_of_a_result_and_removes_its_picture(pipeline, image):
-    pipeline(image, None)
-    image.write_bytes(image.read_bytes()[:-1000])
-    pipeline(image, None)
-    assert names(image.parent) == ["X.dcm", "X.landmarks.json"]
-
-
-def test_a_result_takes_the_place_of_a_refusal(pipeline, image):
-    whole = image.read_bytes()
-    image.write_bytes(whole[:-1000])
-    assert pipeline(image, None).status == "refused"
-    image.write_bytes(whole)
-    assert pipeline(image, None).status == "ok"
-    assert document(image.with_name("X.landmarks.json"))["status"] == "ok"
-
-
-def test_a_file_far_too_large_is_refused_without_being_taken_into_memory(pipeline, tmp_path):
-    path = tmp_path / "X.dcm"
-    with path.open("wb") as file:
-        file.truncate(MAX_FILE_BYTES + 1)
-    tracemalloc.start()
-    try:
-        result = pipeline(path, None)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert result.status == "refused"
-    assert "limit" in result.reason
-    assert peak_bytes < 16 * 2**20  # the file has 256 MiB
-
-
-def test_a_file_that_vanishes_before_its_refusal_is_tried_again(contract, image):
-    def answer(_):
-        image.unlink()
-        raise DamagedImage("X.dcm: for the test; send it again")
-
-    pipeline = Pipeline(Engine(FunctionBackend(answer, 36), contract(), "c" * 64), CONFIG)
-    with pytest.raises(ImageUnreadable, match=r"X\.dcm.*No such file"):
-        pipeline(image, None)
-    assert names(image.parent) == []
-
-
-# --- other files ---
-
-
-def test_the_image_is_left_as_it_was(pipeline, image):
-    os.utime(image, ns=(10**18, 10**18))
-    before, data = image.stat(), image.read_bytes()
-    pipeline(image, None)
-    after = image.stat()
-    assert image.read_bytes() == data
-    kept = ("st_ino", "st_mode", "st_uid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_nlink")
-    assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
-
-
-def test_a_result_of_another_image_is_not_overwritten(pipeline, image):
-    pipeline(image, None)
-    before = image.with_name("X.landmarks.json").read_bytes()
-    image.with_name("X").write_bytes(image.read_bytes())
-    with pytest.raises(ResultNameTaken, match=r"X: .*belongs to X\.dcm"):
-        pipeline(image.with_name("X"), None)
-    assert image.with_name("X.landmarks.json").read_bytes() == before
-
-
-def test_an_image_whose_name_is_taken_costs_no_time_in_the_network(pipeline, contract, rows, image):
-    pipeline(image, None)
-    other, asked = image.with_name("X"), []
-    other.write_bytes(image.read_bytes())
-    backend = FunctionBackend(lambda batch: asked.append(batch) or rows(SPINOUS, CARINA), 36)
-    with pytest.raises(ResultNameTaken):
-        Pipeline(Engine(backend, contract(), "c" * 64), CONFIG)(other, None)
-    assert asked == []
-
-
-def test_a_results_folder_that_is_not_there_is_named(pipeline, image, tmp_path):
-    with pytest.raises(ResultsNotWritable, match="not there"):
-        pipeline(image, tmp_path / "results")
-
-
-@pytest.mark.parametrize("damaged", [False, True], ids=["good", "refused"])
-def test_an_image_that_changes_while_it_is_processed_gets_no_result_of_its_former_self(
-    contract, rows, image, dicom, damaged
-):
-    # that result would be younger than the new bytes: after a restart it would pass for theirs
-    coming = dicom(np.full((192, 256), 7, "<u2") + np.arange(256, dtype="<u2"))
-    if damaged:
-        image.write_bytes(image.read_bytes()[:-100])
-
-    class Clock:
-        def __call__(self):  # the stages ask it; the first one is under way
-            image.write_bytes(coming)
-            return 0.0
-
-    engine = Engine(FunctionBackend(lambda batch: rows(SPINOUS, CARINA), 36), contract(), "c" * 64)
-    with pytest.raises(ImageUnreadable, match="changed while"):
-        Pipeline(engine, CONFIG, clock=Clock())(image, None)
-    assert [path.name for path in image.parent.iterdir()] == ["X.dcm"]
-    assert image.read_bytes() == coming
-
-
-# --- privacy ---
-
-
-def test_neither_the_patient_nor_the_hospital_is_named_in_any_output(pipeline, write, dicom, collimated):
-    path = write(dicom(collimated(), **PLANTED), "X.dcm")
-    assert all(secret in path.read_bytes() for secret in SECRETS)
-    assert pipeline(path, None).status == "ok"
-    for output in sorted({*path.parent.iterdir()} - {path}):
-        for secret in SECRETS:
-            assert secret not in output.read_bytes()
-            assert secret.decode() not in output.name
-    with Image.open(path.with_name("X.landmarks.png")) as picture:
-        assert picture.info == {}
-
-
-def test_no_reason_names_the_patient_wherever_the_file_is_cut(pipeline, write, dicom, collimated):
-    whole = dicom(collimated(64, 64, (10, 50, 10, 50)), **PLANTED)
-    header = len(whole) - 2 * 64 * 64
-    for length in [*range(1, header, 7), header, header + 1, len(whole) - 1]:
-        path = write(whole[:length], "X.dcm")
-        try:
-            said = pipeline(path, None).reason
-        except EdgeError as exc:
-            said = str(exc)
-        assert said
-        assert not any(secret.decode() in said for secret in SECRETS)
-
-
-def test_two_names_that_read_alike_keep_their_pictures_apart(pipeline, tmp_path, dicom, collimated):
-    """A byte that is not UTF-8, and the same in letters."""
-    for name in (b"a\xff.dcm", b"a\\xff.dcm"):
-        (tmp_path / os.fsdecode(name)).write_bytes(dicom(collimated()))
-    results = [pipeline(path, None) for path in sorted(tmp_path.glob("a*.dcm"))]
-    listed = {output.name for result in results for output in result.outputs}
-    assert len(listed) == 2
-    assert all((tmp_path / name).is_file() for name in listed)
-    assert len(list(tmp_path.glob("*.landmarks.png"))) == 2

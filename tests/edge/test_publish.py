@@ -1,6 +1,4 @@
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ImageUnreadable, ResultNameTaken, ResultsNotWritable
+from edge.errors import ResultNameTaken, ResultsNotWritable
 from edge.results.publish import (
     RESULT_MOST_BYTES,
     claim_name,
@@ -21,43 +19,12 @@ from edge.results.publish import (
     is_own_output,
     make_folder,
     mirrored_folder,
-    publish,
     read_result,
     remove_leftovers,
     result_path,
     result_stem,
 )
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def document(image: Path, outputs: dict[str, bytes] | None = None, data: bytes | None = None) -> bytes:
-    return json.dumps(
-        {
-            "schema": "landmarknet-edge/result/1",
-            "status": "ok",
-            "image": {"name": image_name(image), "sha256": sha256(image.read_bytes() if data is None else data)},
-            "outputs": [{"name": name, "sha256": sha256(content)} for name, content in (outputs or {}).items()],
-        }
-    ).encode()
-
-
-def publish_for(image: Path, outputs: dict[str, bytes] | None = None, results_dir: Path | None = None) -> Path:
-    result = result_path(image, results_dir)
-    files = [(result.with_name(name), content) for name, content in (outputs or {}).items()]
-    publish(files, (result, document(image, outputs)))
-    return result
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def set_times(path: Path, after: Path, offset_s: float) -> None:
-    mtime_ns = after.stat().st_mtime_ns + int(offset_s * 1e9)
-    os.utime(path, ns=(mtime_ns, mtime_ns))
+from tests.edge.published import document, names_in, publish_for, sha256
 
 
 @pytest.fixture
@@ -295,6 +262,26 @@ def test_a_kill_at_any_call_leaves_a_whole_result_or_none(tmp_path, standing):
         assert {(False, b"new"), (True, b"new")} <= seen  # the outputs come before the commit
 
 
+def test_a_pipe_by_a_result_s_name_belongs_to_another_program_and_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / "X.landmarks.json")
+    assert read_result(tmp_path / "X.landmarks.json") == {}
+    with pytest.raises(ResultNameTaken, match="another program"):
+        claim_name(tmp_path / "X.dcm", tmp_path / "X.landmarks.json")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/nowhere"])
+def test_a_link_by_a_result_s_name_is_not_followed(tmp_path, target):
+    (tmp_path / "X.landmarks.json").symlink_to(target)
+    assert read_result(tmp_path / "X.landmarks.json") == {}
+
+
+def test_what_is_too_large_to_be_a_result_is_not_read(tmp_path):
+    large = tmp_path / "X.landmarks.json"
+    large.write_bytes(b"[")
+    os.truncate(large, RESULT_MOST_BYTES + 1)
+    assert read_result(large) == {}
+
+
 # leftovers
 
 
@@ -327,89 +314,3 @@ def test_a_link_in_the_place_of_a_temporary_is_not_followed(tmp_path, image):
 
 def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path):
     assert remove_leftovers(tmp_path / "gone") == 0
-
-
-# the restart rule
-
-
-def test_without_a_result_an_image_is_not_done(image):
-    assert not is_done(image, result_path(image, None))
-
-
-def test_a_result_younger_than_the_image_is_trusted_without_reading_the_image(image):
-    result = publish_for(image)
-    result.write_bytes(document(image, data=b"never compared"))
-    set_times(result, after=image, offset_s=5)
-    assert is_done(image, result)
-    assert not is_done(image, result, trust_times=False)
-
-
-@pytest.mark.parametrize(("content", "done"), [(b"pixels", True), (b"PIXELS", False)])
-def test_an_image_younger_than_its_result_is_compared_by_content(image, content, done):
-    result = publish_for(image)
-    image.write_bytes(content)
-    set_times(image, after=result, offset_s=5)
-    assert is_done(image, result) is done
-
-
-def test_an_old_file_moved_over_the_image_is_noticed(image, tmp_path):
-    result = publish_for(image)
-    set_times(result, after=image, offset_s=-3600)  # the result is an hour old
-    other = tmp_path / "other"
-    other.write_bytes(b"PIXELS")
-    set_times(other, after=result, offset_s=-3600)  # and this file's time is older still
-    other.rename(image)
-    assert not is_done(image, result)
-
-
-def test_an_image_that_vanished_cannot_be_asked(image):
-    result = publish_for(image)
-    image.unlink()
-    with pytest.raises(ImageUnreadable, match=r"X.dcm: cannot be read .No such file"):
-        is_done(image, result)
-
-
-def test_a_result_that_cannot_be_read_is_not_taken_for_none(image):
-    result_path(image, None).mkdir()
-    with pytest.raises(ResultsNotWritable) as caught:
-        is_done(image, result_path(image, None))
-    assert caught.value.__cause__.errno == errno.EISDIR
-
-
-def test_a_pipe_by_a_result_s_name_belongs_to_another_program_and_holds_nobody_up(tmp_path):
-    os.mkfifo(tmp_path / "X.landmarks.json")
-    assert read_result(tmp_path / "X.landmarks.json") == {}
-    with pytest.raises(ResultNameTaken, match="another program"):
-        claim_name(tmp_path / "X.dcm", tmp_path / "X.landmarks.json")
-
-
-@pytest.mark.parametrize("target", ["/dev/zero", "/nowhere"])
-def test_a_link_by_a_result_s_name_is_not_followed(tmp_path, target):
-    (tmp_path / "X.landmarks.json").symlink_to(target)
-    assert read_result(tmp_path / "X.landmarks.json") == {}
-
-
-def test_what_is_too_large_to_be_a_result_is_not_read(tmp_path):
-    large = tmp_path / "X.landmarks.json"
-    large.write_bytes(b"[")
-    os.truncate(large, RESULT_MOST_BYTES + 1)
-    assert read_result(large) == {}
-
-
-def test_a_result_whose_outputs_are_gone_or_others_is_not_done_when_it_is_doubted(image):
-    result = publish_for(image, {"X.landmarks.png": b"drawing"})
-    drawing = image.with_name("X.landmarks.png")
-    assert is_done(image, result, trust_times=False)
-    drawing.write_bytes(b"another")
-    assert not is_done(image, result, trust_times=False)
-    drawing.unlink()
-    assert not is_done(image, result, trust_times=False)
-    os.mkfifo(drawing)  # must not hold us until somebody writes to it
-    assert not is_done(image, result, trust_times=False)
-
-
-def test_a_result_that_lists_files_of_others_proves_nothing_when_it_is_doubted(image):
-    result = result_path(image, None)
-    image.with_name("Y.dcm").write_bytes(b"drawing")
-    result.write_bytes(document(image, {"Y.dcm": b"drawing"}))
-    assert not is_done(image, result, trust_times=False)

@@ -22,7 +22,7 @@ from edge.settle import (
 )
 
 PATIENCE = Patience(settle_s=2.0, incomplete_after_s=300.0)
-SMALL, LARGE = Signature(10, 1, 7), Signature(20, 1, 7)
+SMALL, LARGE = Signature(10, 1, 7, 3), Signature(20, 1, 7, 3)
 
 
 def settled(at_s: float = 0.0) -> Tracked:
@@ -59,7 +59,9 @@ def test_a_second_look_settles_a_file_only_after_settle_s():
     assert seen.due_s == 12.0
 
 
-@pytest.mark.parametrize("changed", [Signature(11, 1, 7), Signature(10, 2, 7), Signature(10, 1, 8)])
+@pytest.mark.parametrize(
+    "changed", [Signature(11, 1, 7, 3), Signature(10, 2, 7, 3), Signature(10, 1, 8, 3), Signature(10, 1, 7, 4)]
+)
 def test_another_size_time_or_inode_starts_the_wait_anew(changed):
     tracked = look(first_seen(5, SMALL, 0.0, PATIENCE), changed, 1.9, 1.9, PATIENCE)
     assert (tracked.state, tracked.unchanged_since_s, tracked.due_s, tracked.order) == (State.SEEN, 1.9, 3.9, 5)
@@ -200,6 +202,7 @@ def test_a_wild_date_fits_the_journal(tmp_path):
     # ext4 keeps dates up to 2446, and any program may set one; the journal's whole numbers end in 2262
     file = tmp_path / "late.dcm"
     file.touch()
-    status = os.stat_result((0o100644, 7, 0, 1, 0, 0, 10, 0, 0, 0), {"st_mtime_ns": 2**64})
-    assert signature_of(status).mtime_ns == 2**63 - 1
-    assert signature_of(file.stat()).mtime_ns == file.stat().st_mtime_ns
+    status = os.stat_result((0o100644, 7, 0, 1, 0, 0, 10, 0, 0, 0), {"st_mtime_ns": 2**64, "st_ctime_ns": 2**64})
+    assert (signature_of(status).mtime_ns, signature_of(status).ctime_ns) == (2**63 - 1, 2**63 - 1)
+    now = file.stat()
+    assert (signature_of(now).mtime_ns, signature_of(now).ctime_ns) == (now.st_mtime_ns, now.st_ctime_ns)

@@ -3,12 +3,14 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from edge.backends.function import FunctionBackend
+from edge.config import StalePolicy
 from edge.contract import read_contract
 from edge.engines import SHIPPED_RELEASE, open_signed
 from edge.errors import BackendFailed, BadRelease
@@ -18,6 +20,8 @@ from edge.staleness import MachineFacts, differences, in_words, machine_facts
 ZEROS = "0" * 64
 MODEL, SET = "a" * 64, "b" * 64
 HERE = MachineFacts("1.7.1", "RTX A4000", "8.6", "570.86, CUDA 12.8", MODEL, SET)
+
+POLICIES = get_args(StalePolicy)
 
 
 def manifest(flavour="tensorrt", **entries):
@@ -161,7 +165,7 @@ class Recorder:
         self.closed += 1
 
 
-@pytest.mark.parametrize("policy", ["refuse", "fallback", "serve"])
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx", "onnxruntime"])
 def test_a_release_that_fits_serves_without_a_warning(built, flavour, policy):
     release, peaks = built(flavour)
@@ -222,14 +226,25 @@ def test_a_plan_of_another_machine_serves_where_it_is_told_to_and_says_so(built)
     )
 
 
-@pytest.mark.parametrize("policy", ["refuse", "fallback", "serve"])
+def test_until_it_is_rebuilt_the_old_one_serves_or_else_the_shipped_one(built):
+    release, peaks = built()
+    other = replace(HERE, gpu="RTX 5000 Ada")
+    serving = open_signed(release, 1, "rebuild", lambda _: other, Recorder(peaks))
+    assert serving.contract == release.contract
+    assert "GPU RTX 5000 Ada" in serving.warnings[0]
+    failing = open_signed(release, 1, "rebuild", lambda _: other, Recorder(np.full_like(peaks, -1)))
+    assert failing.contract == read_contract(SHIPPED_RELEASE / "contract.json")[0]
+    assert "in place of release room-1" in failing.warnings[0]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_another_version_of_onnx_runtime_is_a_warning_and_the_golden_answers_decide(built, policy):
     release, peaks = built("onnxruntime")
     facts = replace(HERE, flavour_version="1.8.0")
     engine = open_signed(release, 1, policy, lambda _: facts, Recorder(peaks))
     assert engine.contract == release.contract
     assert "library 1.8.0, built for 1.7.1" in engine.warnings[0]
-    if policy != "fallback":
+    if policy not in {"fallback", "rebuild"}:
         with pytest.raises(BackendFailed, match="golden image 0"):
             open_signed(release, 1, policy, lambda _: facts, Recorder(np.full_like(peaks, -1)))
 

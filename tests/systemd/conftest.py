@@ -25,6 +25,7 @@ rm -rf {layers}/root/etc/machine-id {layers}/root/etc/landmarknet-edge {layers}/
 rm -rf {layers}/root/opt/landmarknet-edge
 mkdir -p {layers}/root/opt/test
 exec systemd-nspawn --quiet -D {layers}/root --register=no --keep-unit --boot --private-network --console=read-only \
+    --system-call-filter="landlock_create_ruleset landlock_restrict_self" \
     --link-journal=no --bind-ro={source}:/opt/test/source --bind-ro={packages}:/opt/test/packages \
     --bind-ro={python}:/opt/test/python systemd.unit=basic.target
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from edge.processes.landlock import supported_abi
 from edge.results.publish import result_path
 
 SAMPLE = Path(__file__).parents[2] / "samples/lidc0002_lateral_drr_00.dcm"
@@ -218,6 +220,21 @@ def test_it_has_no_rights_no_network_and_a_filter(service):
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     network = service.path(f"/proc/{service.main_pid()}/net/dev").read_text()
     assert [line.split(":")[0].strip() for line in network.splitlines()[2:]] == ["lo"]
+
+
+def test_its_reader_can_confine_itself(service):
+    """The filter of system calls is the unit's; the kernel offers as much inside it as outside."""
+    ask = "from edge.processes.landlock import supported_abi; print(f'landlock {supported_abi()}')"
+    python = f"/opt/test/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    where = "PYTHONPATH=/opt/test/source:/opt/test/packages LD_LIBRARY_PATH=/opt/test/python/lib"
+    set_up(service, f"Environment={where}", f'ExecStartPre={python} -c "{ask}"')
+    assert f"landlock {supported_abi()}" in service.log().splitlines(), service.log()
+
+
+def test_its_reader_can_start_no_process(service):
+    reader = service.run("pgrep", "-f", "edge.processes.reader_child").stdout.split()
+    limits = service.run("cat", f"/proc/{reader[0]}/limits").stdout
+    assert re.search(r"Max processes +0 +0 ", limits)
 
 
 def test_a_share_that_goes_away_and_comes_back_is_seen_and_written_to(service):

@@ -83,6 +83,7 @@ def test_every_file_of_the_folder_is_installed(tmp_path):
         CONFIG,
         "etc/systemd/system/landmarknet-edge@.service",
         "etc/systemd/system/landmarknet-edge-gpu.service",
+        "etc/systemd/system/landmarknet-edge-rebuild.path",
         "etc/systemd/system/landmarknet-edge-rebuild.service",
         "etc/sysusers.d/landmarknet-edge.conf",
         "etc/tmpfiles.d/landmarknet-edge.conf",
@@ -158,9 +159,24 @@ def test_each_other_configuration_is_a_room_of_its_own(tmp_path, room):
     room("release = 1\n", "rebuild.toml")  # the recipe of the rebuild unit is none
     install(tmp_path / "root")
     drop_ins = sorted(path.name for path in (tmp_path / "root/etc/systemd/system").glob("*.d"))
-    assert drop_ins == ["landmarknet-edge.service.d", "landmarknet-edge@linac-2.service.d"]
+    assert drop_ins == [
+        "landmarknet-edge-rebuild.path.d", "landmarknet-edge.service.d", "landmarknet-edge@linac-2.service.d",
+    ]  # fmt: skip
     text = (tmp_path / "root/etc/systemd/system/landmarknet-edge@linac-2.service.d/10-folders.conf").read_text()
     assert 'ReadWritePaths="-/srv/two"\n' in text
+
+
+def test_what_waits_for_a_rebuild_looks_into_every_room_s_state_folder(tmp_path, room):
+    asks = tmp_path / "root/etc/systemd/system/landmarknet-edge-rebuild.path.d/10-folders.conf"
+    install(tmp_path / "root")
+    assert not asks.exists()  # the unit itself names the folder of the only room
+    room(ONE_FOLDER, "linac-2.toml")
+    room('state_dir = "/srv/100% state"\n' + ONE_FOLDER, "linac-3.toml")
+    install(tmp_path / "root")
+    assert [line for line in asks.read_text().splitlines() if line.startswith("PathChanged")] == [
+        "PathChanged=/srv/100%% state/rebuild-wanted",
+        "PathChanged=/var/lib/landmarknet-edge-linac-2/rebuild-wanted",
+    ]
 
 
 def test_a_room_whose_name_systemd_would_read_otherwise_is_refused(tmp_path, room):
@@ -228,13 +244,13 @@ def test_a_room_without_a_store_has_no_need_of_the_gpu():
     assert "PrivateDevices" not in drop_in_text(store)
 
 
-def test_the_watchdog_waits_for_the_slowest_image():
-    assert "WatchdogSec" not in drop_in_text(Config(infer_s=120.0))  # the unit's 5 min are 120 s and 180 s
-    assert "WatchdogSec=780s\n" in drop_in_text(Config(infer_s=600.0))
+def test_a_slow_engine_needs_no_other_watchdog():
+    """Whoever waits for it tells systemd so: `edge.service.notify.Notifier.waiting`."""
+    assert drop_in_text(Config(infer_s=600.0)) == drop_in_text(Config())
 
 
 def test_a_greater_reader_gets_its_memory():
-    assert "MemoryMax" not in drop_in_text(Config(read_memory_mb=1024))  # the unit's 4 GB are 1 GB and 3 GB
+    assert "MemoryMax" not in drop_in_text(Config(read_memory_mb=1024))  # the unit's 4 GiB are 1 and 3
     assert "MemoryMax=7168M\n" in drop_in_text(Config(read_memory_mb=4096))
 
 

@@ -132,7 +132,7 @@ def test_errors_do_not_cost_a_process(worker, write, dicom, collimated):
 
 def test_a_file_that_kills_its_reader_is_named_and_the_worker_lives(config, write, dicom, collimated):
     with Worker(config.model_copy(update={"read_memory_mb": 300})) as worker:
-        with pytest.raises(ReaderDied, match=r"^X\.dcm: took more than 300 MB"):
+        with pytest.raises(ReaderDied, match=r"^X\.dcm: took more than 300 MiB"):
             make(worker, write(dicom(np.ones((8192, 8192), "<u2")), "bomb"))
         assert make(worker, write(dicom(collimated()))).result.status == "ok"
         assert worker.starts == 1

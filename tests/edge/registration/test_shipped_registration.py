@@ -6,12 +6,14 @@ from edge.by_hand import register_files
 
 
 def test_the_lateral_sample_has_not_moved_within_what_is_said(shipped, samples):
+    """A release whose landmarks are too uncertain says so; one that tells a shift covers the truth, which is none."""
     made = register_files(
         samples / "lidc0002_lateral_mv_00.dcm", samples / "lidc0002_lateral_drr_00.dcm", shipped
     ).registration
-    assert made.status == "ok", made.reason
-    for shift_mm, half_mm in zip(made.shift_mm, made.interval95_mm, strict=True):
-        assert abs(shift_mm) <= half_mm
+    if made.status == "withheld":
+        assert "is known only to" in made.reason
+    else:
+        assert all(abs(mm) <= half for mm, half in zip(made.shift_mm, made.interval95_mm, strict=True))
 
 
 @pytest.mark.parametrize(("image", "reference"), [("ap_mv", "lateral_drr"), ("lateral_mv", "ap_drr")])

@@ -1,87 +1,29 @@
 import errno
-import fcntl
 import os
 import socket
-import threading
-from dataclasses import dataclass, replace
-from itertools import chain, repeat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge.config import Config, DropFolderConfig, ReferenceRule
+from edge.config import Config, ReferenceRule
 from edge.errors import BackendFailed, BadRelease
 from edge.log import open_log
 from edge.service.checkup import (
     Finding,
-    Machine,
-    Service,
     check_all,
     clock_synchronised,
-    file_system,
     run_program,
     service_of,
-    within,
 )
 from edge.service.metrics import serve_metrics
-from edge.service.spool import HIGH_WATER_BYTES
 from edge.staleness import MachineFacts
-
-LOCAL = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
-PLENTY_BYTES = 50_000_000_000
-UNIT_SHOWN = "LoadState=loaded\nUnitFileState=enabled\nActiveState=active\nUser=landmarknet-edge\n"
-EXPOSED = "  PrivateTmp=  ...\n→ Overall exposure level for landmarknet-edge.service: {} OK 🙂\n"
-
-
-def systemd(shown=UNIT_SHOWN, exposure="0.6"):
-    """Return what `Machine.run` gives on a machine with the service installed."""
-    return lambda command: EXPOSED.format(exposure) if command[0] == "systemd-analyze" else shown
-
-
-@dataclass
-class Room:
-    """A configuration in order on a machine in order; `check` tells what a change of either brings."""
-
-    config: Config
-    machine: Machine
-    base: Path
-
-    def check(self, config=None, **answers):
-        here = replace(self.machine, **answers)
-        service = Service(Path("/etc/room.toml"), config or self.config, "landmarknet-edge.service")
-        return check_all(lambda: service, here)
-
-    def findings(self, about, config=None, **answers):
-        """Return what is said ``about`` something; a test's own folder carries its name, which does not count."""
-        return [one for one in self.check(config, **answers) if about in one.what.replace(str(self.base), "")]
-
-    def changed(self, **changes):
-        return self.config.model_copy(update=changes)
-
-    def with_folder(self, **changes):
-        folder = self.config.drop_folder[0].model_copy(update=changes)
-        return self.changed(drop_folder=(folder,))
+from tests.edge.checkup_room import UNIT_SHOWN, levels, room_in_order, systemd
 
 
 @pytest.fixture
 def room(tmp_path, engine):
-    drop, state = tmp_path / "drop", tmp_path / "state"
-    drop.mkdir()
-    state.mkdir()
-    machine = Machine(
-        run=systemd(),
-        mounts=lambda: LOCAL,
-        clock=lambda: True,
-        free_bytes=lambda folder: PLENTY_BYTES,
-        open_engine=lambda config: engine([]),
-        facts=lambda flavour: MachineFacts("1.32"),
-        user_id=999,
-    )
-    return Room(Config(drop_folder=(DropFolderConfig(path=drop),), state_dir=state), machine, tmp_path)
-
-
-def levels(findings):
-    return [finding.level for finding in findings]
+    return room_in_order(tmp_path, engine([]))
 
 
 # --- all of it ---
@@ -173,113 +115,6 @@ def test_a_configuration_elsewhere_is_no_service_s(tmp_path):
     file = tmp_path / "landmarknet-edge.toml"
     file.write_text("")
     assert service_of(file, environment={}).config.state_dir is None
-
-
-# --- drop folders ---
-
-
-def test_a_drop_folder_that_is_not_there_is_a_fault(room, tmp_path):
-    (finding,) = room.findings("drop folder /", room.with_folder(path=tmp_path / "none"))
-    assert (finding.level, finding.mend) == ("fault", "create it or mount its share")
-
-
-def test_a_drop_folder_that_is_a_file_is_a_fault(room, write):
-    (finding,) = room.findings("drop folder /", room.with_folder(path=write(b"", "file")))
-    assert (finding.level, finding.mend) == ("fault", "it is a file: name a folder")
-
-
-def test_a_share_that_does_not_answer_does_not_keep_the_check_waiting(room):
-    held = threading.Event()
-    answers = chain([held.wait], repeat(lambda: LOCAL))  # the first one is asked about the drop folder
-    (finding,) = room.findings("drop folder /", mounts=lambda: next(answers)(), answer_s=0.05)  # noqa: PLW0108
-    held.set()
-    assert (finding.level, finding.what.partition(": ")[2]) == ("fault", "does not answer")
-
-
-def test_a_fault_of_ours_in_a_folder_s_check_is_not_taken_for_a_share():
-    with pytest.raises(ZeroDivisionError):
-        within(5.0, lambda: [1 / 0], Finding("fault", "does not answer"))
-
-
-@pytest.mark.parametrize(
-    ("kind", "level"), [("cifs", "warning"), ("nfs4", "warning"), ("fuse.sshfs", "warning"), ("xfs", None)]
-)
-def test_events_of_a_share_are_worth_a_warning(room, kind, level):
-    mounts = LOCAL + f"22 21 0:50 / {room.config.drop_folder[0].path} rw - {kind} //server/drop rw\n"
-    found = room.findings("raise no events", mounts=lambda: mounts)
-    assert levels(found) == ([level] if level else [])
-    assert room.findings("raise no events", room.with_folder(events=False), mounts=lambda: mounts) == []
-
-
-def test_a_folder_that_a_daemon_serves_is_in_order(room):
-    fd = os.open(room.config.drop_folder[0].path, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    (finding,) = room.findings("a daemon serves it")
-    os.close(fd)
-    assert finding.level == "ok"
-    assert room.findings("a daemon serves it") == []
-
-
-def test_results_that_cannot_be_written_are_a_fault(room, tmp_path):
-    (finding,) = room.findings("results", room.with_folder(results_dir=tmp_path / "none"))
-    assert finding.level == "fault"
-    assert str(tmp_path / "none") in finding.what
-    assert "create it" in finding.mend
-
-
-# --- what a path lies on ---
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/srv/portal", "ext4"),
-        ("/mnt/room one/x", "cifs"),  # written as \040
-        ("/mnt/room", "ext4"),
-        ("/mnt/room one", "cifs"),
-        ("/over", "nfs4"),  # mounted over another one
-    ],
-)
-def test_a_path_lies_on_the_innermost_and_topmost_mount(path, kind):
-    mounts = (
-        LOCAL
-        + "30 21 0:40 / /mnt/room\\040one rw shared:5 master:1 - cifs //server/drop rw,vers=3.0\n"
-        + "31 21 0:41 / /over rw - xfs /dev/sdb rw\n"
-        + "32 21 0:42 / /over rw - nfs4 server:/export rw\n"
-    )
-    assert file_system(Path(path), mounts) == kind
-
-
-def test_this_machine_s_mounts_are_understood():
-    assert file_system(Path("/proc/self"), Machine().mounts()) == "proc"
-
-
-# --- state ---
-
-
-@pytest.mark.parametrize(
-    ("free_bytes", "level"),
-    [(HIGH_WATER_BYTES - 1, "fault"), (HIGH_WATER_BYTES, "warning"), (1_999_999_999, "warning"), (2_000_000_000, "ok")],
-)
-def test_little_space_is_a_warning_and_too_little_a_fault(room, free_bytes, level):
-    (finding,) = room.findings("GB are free", free_bytes=lambda folder: free_bytes)
-    assert finding.level == level
-
-
-def test_a_state_folder_on_a_share_is_a_fault(room):
-    mounts = LOCAL + f"22 21 0:50 / {room.config.state_dir} rw - nfs4 server:/state rw\n"
-    (finding,) = room.findings("on a share", mounts=lambda: mounts)
-    assert finding.level == "fault"
-    assert "state_dir" in finding.mend
-
-
-def test_a_state_folder_that_is_not_there_is_made_later(room, tmp_path):
-    asked = []
-    config = room.changed(state_dir=tmp_path / "a/b")
-    (finding,) = room.findings("first start", config, free_bytes=lambda folder: asked.append(folder) or PLENTY_BYTES)
-    assert finding.level == "ok"
-    assert asked == [tmp_path]
-    assert not (tmp_path / "a").exists()
 
 
 # --- clock ---

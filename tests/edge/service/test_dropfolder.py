@@ -80,7 +80,7 @@ def test_a_sweep_finds_files_in_all_subfolders_with_their_signatures(drop, log):
     assert found.keys() == paths
     for path, signature in found.items():
         status = Path(path).stat()
-        assert signature == Signature(status.st_size, status.st_mtime_ns, status.st_ino)
+        assert signature == Signature(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
     assert log.entries == []
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from edge.constancy import ConstancyRun
 from edge.errors import JournalDamaged, SpoolFull, StateUnusable
-from edge.service.journal import STEPS, Entry, Journal, Request, _translated, ask_requeue
+from edge.service.journal import Entry, Journal, Request, ask_requeue
+from edge.service.journal_file import translated
+from edge.service.journal_schema import STEPS
 from edge.settle import FINISHED, Signature, State
 
 FOLDER = Path("/drop")
@@ -43,7 +45,8 @@ def journal(path):
         {},
         {"state": State.REFUSED, "reason": "is a colour image; export it", "kind": "UnsupportedImage", "sha256": "a"},
         {"state": State.PUBLISHED, "sha256": "a" * 64, "key": "b" * 64, "failures": 3, "crashes": 1, "again": True},
-        {"signature": Signature(1 << 40, 1_767_600_000_123_456_789, (1 << 64) - 1)},  # a share's inode can have 64 bits
+        # a share's inode can have 64 bits
+        {"signature": Signature(1 << 40, 1_767_600_000_123_456_789, (1 << 64) - 1, 1_767_600_000_987_654_321)},
         {"path": f"{FOLDER}/" + os.fsdecode(b"J\xfcrgen \xff\n'\"")},
         {"present": False},
         {"changed_utc": EIGHT + timedelta(microseconds=1)},
@@ -303,6 +306,19 @@ def test_a_journal_from_before_kinds_were_kept_is_brought_up_to_date(path):
         assert (journal.refused(), journal.not_images()) == ([], 1)
 
 
+def test_a_journal_from_before_ctimes_were_kept_is_brought_up_to_date(path):
+    recorded = entry(1, state=State.DONE, signature=Signature(10, 20, 30))
+    with Journal.open(path) as journal:
+        journal.record([recorded])
+    with closing(sqlite3.connect(path)) as before:
+        before.executescript("ALTER TABLE files DROP COLUMN ctime_ns; PRAGMA user_version = 2")
+    with Journal.open(path) as journal:
+        assert journal.entries(FOLDER) == {recorded.path: recorded}  # None: not known
+        seen = replace(recorded, signature=Signature(10, 20, 30, 40))
+        journal.record([seen])
+        assert journal.entries(FOLDER) == {recorded.path: seen}
+
+
 def test_a_step_that_fails_leaves_the_journal_as_it_was(path):
     with Journal.open(path) as journal:
         journal.record([entry(1)])
@@ -344,7 +360,7 @@ def test_the_last_constancy_run_is_the_one_recorded_last_whatever_its_clock_said
 def test_what_passes_is_a_pause_and_no_end(code, path):
     error = sqlite3.OperationalError("for the test")
     error.sqlite_errorcode = code
-    assert isinstance(_translated(error, path), SpoolFull)
+    assert isinstance(translated(error, path), SpoolFull)
 
 
 def test_a_journal_that_is_damaged_while_it_serves_has_the_service_started_anew(path):

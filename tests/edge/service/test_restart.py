@@ -1,6 +1,7 @@
 import hashlib
 import os
-import threading
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,14 +13,12 @@ from edge.errors import (
     NotAnImage,
     ReaderDied,
     ResultsNotWritable,
-    SpoolFull,
     WorkerDied,
 )
 from edge.results.document import Result
-from edge.service.daemon import Daemon
-from edge.service.journal import Journal, ask_requeue
+from edge.service.journal import Journal
 from edge.settle import State
-from tests.edge.daemon_room import Room, watched
+from tests.edge.daemon_room import Room, kill, killed, swap_bytes
 
 
 @pytest.fixture
@@ -74,25 +73,6 @@ def test_leftovers_of_a_crash_are_removed_at_the_start(room):
 
 
 # the journal
-
-
-class Killed(BaseException):
-    """The process ends here: nothing after this is run."""
-
-
-def killed() -> None:
-    raise Killed
-
-
-def kill(room: Room, duration_s: float = 10) -> None:
-    """Run until `Killed` is raised, then begin anew with what is on disk."""
-    with pytest.raises(Killed):
-        room.run_for(duration_s)
-    room.daemon._open.close()  # its lock ends with a process; nothing else of it is heard
-    room.journal.close()
-    room.pipeline.calls.clear()
-    room.pipeline.meanwhile = room.pipeline.after_publishing = lambda: None
-    room.start()
 
 
 def test_every_step_of_a_file_is_in_the_journal_before_the_next_one(room):
@@ -218,6 +198,7 @@ def test_files_that_left_do_not_count_as_waiting_and_are_known_when_they_return(
 
 
 def test_a_finished_file_that_left_and_returns_is_in_the_journal_as_it_was(room, tmp_path):
+    """Its ctime is another, so it was compared by content; that is no news of it."""
     image = room.put("X.dcm")
     room.run_for(10)
     done = room.entry("X.dcm")
@@ -226,7 +207,9 @@ def test_a_finished_file_that_left_and_returns_is_in_the_journal_as_it_was(room,
     assert room.entry("X.dcm") == replace(done, present=False)
     (tmp_path / "away").rename(image)
     room.run_for(10)
-    assert room.entry("X.dcm") == done
+    back = room.entry("X.dcm")
+    assert back.signature._replace(ctime_ns=done.signature.ctime_ns) == done.signature
+    assert replace(back, signature=done.signature, changed_utc=done.changed_utc) == done
     assert len(room.pipeline.calls) == 1
 
 
@@ -253,6 +236,117 @@ def test_without_a_journal_a_new_image_does_not_wait_for_old_ones_to_be_looked_t
     room.run_for(20)
     assert room.journal.counts()[State.DONE] == 31
     assert room.pipeline.calls == [("new.dcm", False)]
+
+
+def test_a_result_that_was_found_is_as_old_as_it_is(room):
+    room.put("X.dcm")
+    room.run_for(10)
+    result = room.drop / "X.landmarks.json"
+    before = room.clock.now() - timedelta(days=3)
+    for path in (room.drop / "X.dcm", result):
+        os.utime(path, (before.timestamp(),) * 2)
+    room.restart(room.journal_path.unlink)
+    room.run_for(20)
+    assert room.journal.last_done().changed_utc == before
+    assert room.journal.last_arrival(room.drop) == before
+
+
+def test_results_in_a_folder_of_their_own_are_compared_one_a_step(room, tmp_path):
+    """Without a journal each image is hashed: 500 of a slow share in one step would be the watchdog's."""
+    (tmp_path / "results").mkdir()
+    entry = DropFolderConfig(path=room.drop, results_dir=tmp_path / "results")
+    room.config = room.config.model_copy(update={"drop_folder": (entry,)})
+    room.restart()
+    for number in range(3):
+        room.put(f"{number}.dcm")
+    room.run_for(10)
+    room.restart(room.journal_path.unlink)
+    for pause_s in (1, 2):
+        room.daemon.step()
+        room.clock.now_s += pause_s
+    done = []
+    for _ in range(3):
+        room.daemon.step()
+        done.append(room.journal.counts()[State.DONE])
+    assert (done, room.pipeline.calls) == ([1, 2, 3], [])
+
+
+# the journal of an earlier version, which kept no ctime
+
+
+def forget_ctimes(room: Room) -> None:
+    with closing(sqlite3.connect(room.journal_path)) as journal:
+        journal.execute("UPDATE files SET ctime_ns = NULL")
+        journal.commit()
+
+
+def test_what_an_earlier_version_finished_is_compared_by_content_and_not_processed_again(room):
+    for name in ("done", "refused"):
+        room.put(name, b"part" if name == "refused" else b"whole")
+    room.run_for(400)
+    before = {name: room.entry(name) for name in ("done", "refused")}
+    room.restart(lambda: forget_ctimes(room))
+    room.run_for(20)
+    assert room.pipeline.calls == []
+    for name, entry in before.items():
+        now = room.entry(name)
+        assert (now.signature, now.state, now.sha256, now.reason) == (
+            entry.signature, entry.state, entry.sha256, entry.reason,
+        )  # fmt: skip
+
+
+def test_bytes_that_an_earlier_version_could_not_see_come_are_processed_now(room):
+    image = room.put("X.dcm", b"one")
+    room.run_for(10)
+    room.restart(lambda: (forget_ctimes(room), swap_bytes(image, b"two")))
+    room.run_for(20)
+    assert room.pipeline.calls == [("X.dcm", False)]
+    assert room.result("X.dcm")["image"]["sha256"] == hashlib.sha256(b"two").hexdigest()
+
+
+def test_what_an_earlier_version_refused_without_a_result_stays_refused_until_it_changes(room):
+    room.put("notes.txt")
+    room.pipeline.raises["notes.txt"] = iter([NotAnImage("no")])
+    room.run_for(10)
+    room.restart(lambda: forget_ctimes(room))
+    room.run_for(20)
+    assert (room.pipeline.calls, room.entry("notes.txt").state) == ([], State.REFUSED)
+    swap_bytes(room.drop / "notes.txt", b"image")
+    room.run_for(20)
+    assert room.result("notes.txt")["status"] == "ok"
+
+
+def test_a_result_that_is_gone_is_made_again_whatever_the_version_before(room):
+    room.put("X.dcm")
+    room.run_for(10)
+    room.restart(lambda: (forget_ctimes(room), (room.drop / "X.landmarks.json").unlink()))
+    room.run_for(20)
+    assert room.pipeline.calls == [("X.dcm", False)]
+
+
+def test_a_new_image_does_not_wait_for_what_an_earlier_version_finished(room):
+    for number in range(5):
+        room.put(f"{number}.dcm")
+    room.run_for(10)
+    room.restart(lambda: (forget_ctimes(room), room.put("new.dcm")))
+    for pause_s in (2, 0):
+        room.daemon.step()
+        room.clock.now_s += pause_s
+    assert room.pipeline.calls == [("new.dcm", False)]
+    assert room.journal.counts()[State.DONE] == 1
+    room.run_for(10)
+    assert (room.journal.counts()[State.DONE], len(room.pipeline.calls)) == (6, 1)
+
+
+def test_what_an_earlier_version_did_not_finish_keeps_what_is_held_against_it(room):
+    room.put("X.dcm")
+    room.pipeline.raises["X.dcm"] = iter([ReaderDied("died")])
+    room.run_for(2.5)
+    room.restart(lambda: forget_ctimes(room))
+    room.pipeline.raises["X.dcm"] = iter([ReaderDied("died")])
+    room.run_for(20)
+    assert room.pipeline.calls == [("X.dcm", False)]
+    assert room.result("X.dcm")["status"] == "refused"
 
 
 # crashes
@@ -297,180 +391,3 @@ def test_a_refusal_that_cannot_be_stored_is_stored_later_without_another_crash(r
     assert room.result("X.dcm")["status"] == "refused"
     assert room.result("X.dcm")["reason"].startswith("died; that happened 2 times")  # not "the disk is full"
     assert room.entry("X.dcm").kind == "ReaderDied"
-
-
-# no space
-
-
-def test_nothing_is_claimed_while_there_is_no_room_and_sweeping_goes_on(room):
-    space = [False]
-    room.around = replace(room.around, has_room=lambda: space[0])
-    room.restart()
-    room.put("X.dcm")
-    room.pipeline.raises["X.dcm"] = iter([SpoolFull("no space; free some")])
-    room.run_for(10)
-    room.put("Y.dcm")
-    room.run_for(300)
-    assert room.pipeline.calls == [("X.dcm", False)]
-    assert room.states() == {"X.dcm": State.STABLE, "Y.dcm": State.STABLE}
-    assert "PAUSED: no space" in room.daemon.status()
-    assert room.events().count("paused: no space") == 1
-    space[0] = True
-    room.run_for(2)
-    assert [name for name, _ in room.pipeline.calls] == ["X.dcm", "X.dcm", "Y.dcm"]
-    assert room.entry("X.dcm").failures == 0
-    assert "PAUSED" not in room.daemon.status()
-
-
-def test_a_journal_that_cannot_grow_is_a_pause_and_nothing_is_processed_unrecorded(room):
-    room.daemon.step()
-    full = room.journal._connection.execute("PRAGMA page_count").fetchone()[0]
-    room.journal._connection.execute(f"PRAGMA max_page_count = {full}")
-    for number in range(100):
-        room.put(f"{number:03d} {'long' * 50}")
-    room.run_for(60)
-    assert room.pipeline.calls == []
-    assert room.journal.entries(room.drop) == {}
-    assert 1 <= room.events().count("paused: what happens cannot be recorded") <= 7  # 1 + 2 + 4 + ... s apart
-    assert "PAUSED: the journal cannot be written" in room.daemon.status()
-    room.journal._connection.execute("PRAGMA max_page_count = 1000000")
-    room.run_for(60)
-    assert room.journal.counts()[State.DONE] == len(room.pipeline.calls) == 100
-
-
-def test_once_ends_without_space_and_tells_what_waits(tmp_path):
-    room = Room(tmp_path)
-    room.around = replace(room.around, has_room=lambda: False)
-    room.put("X.dcm")
-    room.pipeline.raises["X.dcm"] = iter([SpoolFull("no space; free some")])
-    assert watched(room, threading.Event(), once=True) == 1
-
-
-# asked for by a person
-
-
-def test_what_a_person_asks_for_is_processed_again_although_it_has_its_result(room):
-    for name in ("done", "refused"):
-        room.put(name, b"part" if name == "refused" else b"whole")
-    room.run_for(310)
-    room.pipeline.calls.clear()
-    ask_requeue(room.journal_path, [room.drop / "done", room.drop / "unknown"])
-    room.run_for(10)
-    assert room.pipeline.calls == [("done", False)]
-    ask_requeue(room.journal_path, None)
-    room.run_for(10)
-    assert room.pipeline.calls == [("done", False), ("refused", False)]
-    assert room.journal.requests() == []
-
-
-def test_a_wish_survives_the_death_of_the_daemon_that_heard_it(room):
-    room.put("X.dcm")
-    room.run_for(10)
-    ask_requeue(room.journal_path, [room.drop / "X.dcm"])
-    room.pipeline.meanwhile = killed
-    kill(room)
-    room.run_for(10)
-    assert room.pipeline.calls == [("X.dcm", False)]
-    room.restart()
-    room.run_for(10)
-    assert room.pipeline.calls == []  # once is enough
-
-
-@pytest.fixture
-def second(room, tmp_path):
-    """Return a second drop folder of the same daemon, with a file that is done."""
-    (tmp_path / "second").mkdir()
-    folders = (*room.config.drop_folder, DropFolderConfig(path=tmp_path / "second"))
-    room.config = room.config.model_copy(update={"drop_folder": folders})
-    room.restart()
-    (tmp_path / "second" / "Y.dcm").write_bytes(b"whole")
-    room.run_for(20)
-    room.pipeline.calls.clear()
-    return tmp_path / "second"
-
-
-def test_a_wish_for_a_file_of_another_folder_waits_until_that_was_looked_at(room, second):
-    room.stop()
-    ask_requeue(room.journal_path, [second / "Y.dcm"])
-    room.start()
-    room.run_for(20)
-    assert room.pipeline.calls == [("Y.dcm", False)]
-    assert room.journal.requests() == []
-
-
-@pytest.mark.parametrize("asked", ["Y.dcm", None])
-def test_a_wish_waits_for_a_share_that_is_away(room, second, asked):
-    if asked is None:
-        (second / "Y.dcm").write_bytes(b"part")
-        room.run_for(400)
-        room.pipeline.calls.clear()
-    second.rename(second.with_name("away"))
-    room.run_for(10)
-    ask_requeue(room.journal_path, asked and [second / asked])
-    room.run_for(10)
-    assert len(room.journal.requests()) == 1
-    second.with_name("away").rename(second)
-    room.run_for(20)
-    assert room.pipeline.calls == [("Y.dcm", False)]
-    assert room.journal.requests() == []
-
-
-def test_a_wish_for_a_file_that_nobody_knows_is_told_of(room):
-    ask_requeue(room.journal_path, [room.drop / "unknown", room.drop.parent / "elsewhere"])
-    room.run_for(10)
-    assert room.journal.requests() == []
-    told = [e for e in room.log.entries if e["event"].startswith("processing again was asked for")]
-    assert [(e["log_level"], e["files"]) for e in told] == [("warning", 0)] * 2
-
-
-def test_a_journal_that_is_busy_at_a_reload_is_a_pause_and_no_end(room, monkeypatch):
-    room.stop()
-    room.start()
-
-    def busy(*_arguments: object) -> None:
-        raise SpoolFull("journal: is locked")
-
-    for name in ("last_order", "constancy_runs"):
-        monkeypatch.setattr(room.journal, name, busy)
-    room.daemon.__exit__(None, None, None)
-    with Daemon(room.config, room.pipeline, room.logger, room.around) as daemon:
-        room.put("X.dcm")
-        room.daemon = daemon
-        room.run_for(10)
-        assert "PAUSED: the journal cannot be written" in daemon.status()
-        monkeypatch.undo()
-        room.run_for(60)
-        assert room.result("X.dcm")["status"] == "ok"
-
-
-def test_a_result_that_was_found_is_as_old_as_it_is(room):
-    room.put("X.dcm")
-    room.run_for(10)
-    result = room.drop / "X.landmarks.json"
-    before = room.clock.now() - timedelta(days=3)
-    for path in (room.drop / "X.dcm", result):
-        os.utime(path, (before.timestamp(),) * 2)
-    room.restart(room.journal_path.unlink)
-    room.run_for(20)
-    assert room.journal.last_done().changed_utc == before
-    assert room.journal.last_arrival(room.drop) == before
-
-
-def test_results_in_a_folder_of_their_own_are_compared_one_a_step(room, tmp_path):
-    """Without a journal each image is hashed: 500 of a slow share in one step would be the watchdog's."""
-    (tmp_path / "results").mkdir()
-    entry = DropFolderConfig(path=room.drop, results_dir=tmp_path / "results")
-    room.config = room.config.model_copy(update={"drop_folder": (entry,)})
-    room.restart()
-    for number in range(3):
-        room.put(f"{number}.dcm")
-    room.run_for(10)
-    room.restart(room.journal_path.unlink)
-    for pause_s in (1, 2):
-        room.daemon.step()
-        room.clock.now_s += pause_s
-    done = []
-    for _ in range(3):
-        room.daemon.step()
-        done.append(room.journal.counts()[State.DONE])
-    assert (done, room.pipeline.calls) == ([1, 2, 3], [])

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from edge.errors import FileTooLarge, ImageUnreadable, NotAnImage, SpoolFull, StateUnusable
-from edge.service.spool import PIECE_BYTES, claimed, clear_spool, demand_unchanged, has_room, hash_file
+from edge.service.spool import claimed, clear_spool, has_room
 from edge.settle import signature_of
+from edge.source_file import PIECE_BYTES, demand_unchanged
 
 MOST = 2**26
 DATA = os.urandom(2 * PIECE_BYTES + 5)
@@ -178,10 +179,10 @@ def test_a_file_that_changes_while_it_is_copied_is_tried_again(image, spool, how
 
 def test_a_file_that_changes_after_it_was_copied_is_found_out(image, spool):
     with claimed(image, spool, MOST) as claim:
-        demand_unchanged(image, claim.signature)
+        demand_unchanged(image, claim.signature, image.name)
         appended(image)
         with pytest.raises(ImageUnreadable, match=r"^X\.dcm: changed while it was read"):
-            demand_unchanged(image, claim.signature)
+            demand_unchanged(image, claim.signature, image.name)
 
 
 def test_a_file_that_a_link_took_the_place_of_is_found_out(image, spool):
@@ -189,7 +190,7 @@ def test_a_file_that_a_link_took_the_place_of_is_found_out(image, spool):
         image.rename(image.with_name("elsewhere"))
         image.symlink_to("elsewhere")
         with pytest.raises(ImageUnreadable):
-            demand_unchanged(image, claim.signature)
+            demand_unchanged(image, claim.signature, image.name)
 
 
 # --- space ---
@@ -286,14 +287,3 @@ def test_a_spool_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateUnusable, match="file/spool"):
         clear_spool(tmp_path / "file" / "spool")
-
-
-def test_a_file_of_any_size_can_be_hashed(image):
-    heard = []
-    assert hash_file(image, lambda: heard.append(1)) == hashlib.sha256(DATA).hexdigest()
-    assert len(heard) == 3
-
-
-def test_a_file_that_changes_while_it_is_hashed_is_tried_again(image):
-    with pytest.raises(ImageUnreadable, match="changed while"):
-        hash_file(image, changing(image, appended))
