@@ -11,8 +11,8 @@ import numpy as np
 from build_engine.compile import compile_engine
 from build_engine.compiled import Compiled, CompileSettings, Progress
 from build_engine.half import to_half
-from build_engine.quantize import Form, quantisable_layers, quantise
 from build_engine.progress import followed
+from build_engine.quantize import Form, quantisable_layers, quantise
 from build_engine.recipe import GateSettings, Recipe, RecipeError
 from build_engine.sensitivity import LayerEffect, sensitivity
 from build_engine.verify import GateResult, run_gate
