@@ -50,4 +50,4 @@ def shuffled(findings: Sequence[Finding], seed: int) -> list[Finding]:
 
 def _answered(finding: Finding, found_px: np.ndarray) -> Finding:
     ones = np.ones(len(found_px))
-    return replace(finding, found_px=found_px, scores=ones, widths_px=ones)
+    return replace(finding, found_px=found_px, scores=ones, widths_px=ones, ridge_net=None, judged=None)
