@@ -22,7 +22,6 @@ from landmarknet.study import Study
 from landmarknet.train import TrainConfig, train
 
 Change = Callable[[TrainConfig], TrainConfig]
-LANDMARKNET_KINDS = KINDS
 RIVALS = ("dsnt", "deeplabv3", "prm")
 
 
@@ -82,8 +81,8 @@ def comparison_row(study: Study, variant: str) -> ComparisonRow | None:
     plan = study.comparison
     if variant == "fold":
         name = f"for reference: LandmarkNet as in the folds, {study.fold_steps} steps"
-        return _evaluated(study, name, [study.fold_config(study.fold(plan.fold))], LANDMARKNET_KINDS)
-    answers = SINGLE_KINDS if variant == "dsnt" else LANDMARKNET_KINDS  # a regression gives one point per kind
+        return _evaluated(study, name, [study.fold_config(study.fold(plan.fold))], KINDS)
+    answers = SINGLE_KINDS if variant == "dsnt" else KINDS  # a regression gives one point per kind
     configs = [variant_config(study, variant, seed) for seed in plan.seeds]
     row = _evaluated(study, VARIANTS[variant][0], configs, answers)
     return row and replace(row, rival=variant in RIVALS)

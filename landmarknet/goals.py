@@ -11,12 +11,11 @@ import numpy as np
 
 from edge.contract import KindContract
 from landmarknet.evaluate import HEADLINE_PX, Finding, Score, chance_along_the_row, false_alarms, score
+from landmarknet.operating_point import MOST_EXTRA, MOST_PER_HIDDEN, MOST_PER_NEGATIVE
 from landmarknet.pose import View
 from landmarknet.report import markdown, percent
 from landmarknet.simulate import Modality
 
-PER_NEGATIVE, PER_HIDDEN = 0.02, 0.05  # false landmarks per image of a kind, at most
-EXTRA_PER_IMAGE = 0.5  # beside single spinous processes, at most
 DRAWS = 1000
 
 
@@ -95,7 +94,7 @@ def _row(
     result = score(own, promise)
     pck, several = result.pck[HEADLINE_PX], promise.kind == "spinous_process"
     chance = chance_along_the_row(own)[1] if several else score(_concerned(goal, guessed, joints), promise).pck[8.0]
-    reached = pck >= goal.least and (not several or result.extra_per_image <= EXTRA_PER_IMAGE)
+    reached = pck >= goal.least and (not several or result.extra_per_image <= MOST_EXTRA)
     low, high = _interval(own, promise)
     images = f", {result.images} images"
     shown = f"{percent(pck)} ({100 * low:.0f} to {100 * high:.0f}{images}){_beside(result) if several else ''}"
@@ -139,10 +138,11 @@ def alarm_goals(accepted: Sequence[Finding], kinds: Sequence[KindContract]) -> s
     for promise in kinds:
         alarms = false_alarms([f for f in accepted if f.kind == promise.kind], promise)
         counted = (
-            (alarms.negatives, alarms.per_negative, PER_NEGATIVE), (alarms.hidden, alarms.per_hidden, PER_HIDDEN),
-        )  # fmt: skip
+            (alarms.negatives, alarms.per_negative, MOST_PER_NEGATIVE),
+            (alarms.hidden, alarms.per_hidden, MOST_PER_HIDDEN),
+        )
         cells = [f"{rate:.3f} of {n}" if n else "no such image" for n, rate, _ in counted]
         reached = all(rate <= limit for n, rate, limit in counted if n)
         rows.append([promise.kind, *cells, "yes" if reached else "no"])
-    negative, hidden = f"without it, wanted <= {PER_NEGATIVE}", f"out of sight, wanted <= {PER_HIDDEN}"
+    negative, hidden = f"without it, wanted <= {MOST_PER_NEGATIVE}", f"out of sight, wanted <= {MOST_PER_HIDDEN}"
     return markdown(["false per image", negative, hidden, "reached"], rows)
