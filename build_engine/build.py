@@ -18,13 +18,16 @@ from build_engine.gate_report import gate_summary, report_files
 from build_engine.golden import TOLERANCES, answers, demand_proof, golden_file, golden_input
 from build_engine.publish import hashes, publish_folder, publish_to_store
 from build_engine.recipe import Recipe, RecipeError
-from calibration.calibration_set import CalibrationSet, read_calibration_set
+from calibration.audit import shared_with
+from calibration.calibration_set import CalibrationSet, images, read_calibration_set
 from calibration.ranges import read_ranges
 from edge import __version__
 from edge.backends.onnxruntime import OnnxRuntimeBackend
 from edge.contract import Contract, Precision, Reading
+from edge.detect import scale_ratios
 from edge.engines import Golden, require_golden_answers
 from edge.manifest import Manifest
+from edge.preprocess import to_network_input
 from edge.store import Store
 from landmarknet.checkpoint import checkpoint_sha256, load_checkpoint, load_network
 from landmarknet.decode import TorchBackend
@@ -51,16 +54,18 @@ class Ranges:
 
 def build_release(recipe: Recipe, say: Say, progress: Progress | None = None) -> Path:
     """Build what a recipe asks for; return the release folder, which replaces one of that name, or joins a store."""
+    asked: tuple[Precision, ...] = get_args(Precision) if recipe.precision == "auto" else (recipe.precision,)
+    _demand_place(recipe, asked)
     network = _network(recipe)
-    calibration_set = None if recipe.calibration is None else read_calibration_set(recipe.calibration.set)
+    calibration_set = _calibration_set(recipe)
     _demand_held_out(recipe, calibration_set)
     say(f"export {recipe.checkpoint}")
     model = export_onnx(network)
     ranges = _ranges(recipe, calibration_set, model)
     say(f"verify the export against PyTorch on {len(recipe.golden_images)} golden images")
-    source = _source(recipe, network, model, calibration_set)
-    asked: tuple[Precision, ...] = get_args(Precision) if recipe.precision == "auto" else (recipe.precision,)
-    candidates = [make_candidate(source, recipe, p, ranges.amax, say, progress or SilentProgress()) for p in asked]
+    follow = progress or SilentProgress()
+    source = _source(recipe, network, model, calibration_set, follow)
+    candidates = [make_candidate(source, recipe, p, ranges.amax, say, follow) for p in asked]
     for candidate in candidates:
         _write_report(recipe, candidate, say)
     chosen = _choose(recipe, candidates)
@@ -69,10 +74,25 @@ def build_release(recipe: Recipe, say: Say, progress: Progress | None = None) ->
     return _publish(recipe, contract, golden, chosen, ranges, source)
 
 
+def _demand_place(recipe: Recipe, asked: Sequence[Precision]) -> None:
+    """Demand a key that signs and names that are free, hours before either is used; reports have those names, too."""
+    if isinstance(place := recipe.place, Path):
+        return
+    store = Store.for_publishing(place.folder, place.signing_key)
+    for precision in asked:
+        store.demand_new(recipe.release_id(recipe.engine.flavour, precision))
+
+
 def _network(recipe: Recipe) -> LandmarkNet:
     if not recipe.checkpoint.is_file():
         raise RecipeError(f"checkpoint {recipe.checkpoint} does not exist; train one, or name another")
-    network = load_network(recipe.checkpoint)
+    try:
+        network = load_network(recipe.checkpoint)
+    except Exception as exc:  # of a damaged file torch, zipfile and pickle raise many kinds
+        raise RecipeError(
+            f"checkpoint {recipe.checkpoint} cannot be loaded ({type(exc).__name__}): it is damaged, or of another "
+            "version; bring it back, train it again, or name another"
+        ) from exc
     if not isinstance(network, LandmarkNet):
         raise RecipeError(f"checkpoint {recipe.checkpoint} holds a comparator; only LandmarkNet makes a release")
     named = tuple(k.kind for k in recipe.kinds)
@@ -81,8 +101,15 @@ def _network(recipe: Recipe) -> LandmarkNet:
     return network
 
 
+def _calibration_set(recipe: Recipe) -> CalibrationSet | None:
+    """Read the calibration set of what has INT8 in it; None where nobody asks for its images."""
+    if recipe.calibration is None or not recipe.may_be_int8:
+        return None
+    return read_calibration_set(recipe.calibration.set)
+
+
 def _demand_held_out(recipe: Recipe, calibration_set: CalibrationSet | None) -> None:
-    """Demand that the gate's images are there, were not trained on, and are not what INT8 was calibrated on."""
+    """Demand that the gate's images are there, were not trained on, and show no patient that INT8 was calibrated on."""
     if recipe.gate is None:
         return
     try:
@@ -90,21 +117,23 @@ def _demand_held_out(recipe: Recipe, calibration_set: CalibrationSet | None) -> 
         gate_images = read_truths(recipe.gate.images, recipe.gate.patients)
     except ValueError as exc:
         raise RecipeError(f"[gate]: {exc}") from exc
-    calibrated = {entry.sha256 for entry in calibration_set.entries} if calibration_set else set()
-    if both := [path for path in gate_images if hashlib.sha256(path.read_bytes()).hexdigest() in calibrated]:
-        raise RecipeError(
-            f"[gate]: {len(both)} of its images are in the calibration set (the first: {both[0]}); "
-            "select the set without the gate's patients"
-        )
+    if calibration_set is not None and (shared := shared_with(calibration_set, tuple(gate_images))):
+        raise RecipeError(f"[gate]: the calibration set is not apart from its images: {'; '.join(shared)}")
 
 
 def _trained_on(recipe: Recipe) -> tuple[str, ...]:
     training = load_checkpoint(recipe.checkpoint).training
-    return (*training["patients"], *training["negatives"])
+    try:
+        return (*training["patients"], *training["negatives"])
+    except KeyError as exc:
+        raise RecipeError(
+            f"checkpoint {recipe.checkpoint} does not say which {exc.args[0]} it was trained on, and so nothing could "
+            "judge it; train it again, or name another"
+        ) from exc
 
 
 def _ranges(recipe: Recipe, calibration_set: CalibrationSet | None, model: bytes) -> Ranges:
-    if recipe.calibration is None or calibration_set is None or recipe.precision not in ("int8", "auto"):
+    if recipe.calibration is None or calibration_set is None or not recipe.may_be_int8:
         return Ranges({})
     ranges, ranges_sha256 = read_ranges(recipe.calibration.ranges)
     chosen = calibration_set.sha256
@@ -117,8 +146,12 @@ def _ranges(recipe: Recipe, calibration_set: CalibrationSet | None, model: bytes
     return Ranges(amax, chosen, ranges_sha256)
 
 
-def _source(recipe: Recipe, network: LandmarkNet, model: bytes, calibration_set: CalibrationSet | None) -> Source:
+def _source(
+    recipe: Recipe, network: LandmarkNet, model: bytes, calibration_set: CalibrationSet | None, progress: Progress
+) -> Source:
     """Prepare what candidates are judged by; the exported graph must answer the golden images as PyTorch does."""
+    if not recipe.golden_images:
+        raise RecipeError("golden_images names none; name images that show a landmark of every kind")
     reading = reading_of(network.config, recipe.kinds)
     inputs = tuple(golden_input(path, reading) for path in recipe.golden_images)
     exported = OnnxRuntimeBackend(model, 1, "fp32")
@@ -126,24 +159,36 @@ def _source(recipe: Recipe, network: LandmarkNet, model: bytes, calibration_set:
     contract = _contract(recipe, reading, "fp32", "onnxruntime", "model.onnx", model, golden_file(ours))
     demand_proof(contract, ours)
     require_golden_answers(exported, contract, answers(TorchBackend(network), reading, inputs))
-    found = reference_findings(network, reading, recipe)
+    found = reference_findings(network, reading, recipe, progress)
     return Source(network, model, reading, found, inputs, _probes(calibration_set, reading))
 
 
 def _probes(calibration_set: CalibrationSet | None, reading: Reading) -> tuple[np.ndarray, ...]:
-    """Return a few images of the calibration set, spread over it, as the network sees them."""
-    entries = calibration_set.entries if calibration_set else ()
-    return tuple(golden_input(entry.path, reading) for entry in entries[:: max(1, len(entries) // PROBES)][:PROBES])
+    """Return a few images of the calibration set, spread over it, as the network sees them; none changed since."""
+    if calibration_set is None:
+        return ()
+    entries = calibration_set.entries
+    few = calibration_set.model_copy(update={"entries": entries[:: max(1, len(entries) // PROBES)][:PROBES]})
+    return tuple(
+        to_network_input(image.pixels, reading.input_size, scale_ratios(image, reading)[0])[0]
+        for _, image in images(few)
+    )
 
 
 def _write_report(recipe: Recipe, candidate: Candidate, say: Say) -> None:
     if candidate.gate is None:
         return
-    recipe.report.mkdir(parents=True, exist_ok=True)
-    for name, data in report_files(candidate).items():
-        (recipe.report / f"{recipe.release}-{candidate.compiled.flavour}-{candidate.precision}.{name}").write_bytes(
-            data
-        )
+    stem = f"{recipe.release}-{candidate.compiled.flavour}-{candidate.precision}"
+    files = report_files(candidate)
+    try:
+        recipe.report.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (recipe.report / f"{stem}.{name}").write_bytes(data)
+    except OSError as exc:
+        raise RecipeError(
+            f"{recipe.report}: the gate's report on {stem} cannot be written ({exc.strerror}), and without it nothing "
+            "is published; free some space, or name another folder as `report`"
+        ) from exc
     speed = "" if candidate.speed is None else f"; {candidate.speed:.2f} of the time of float32"
     verdict = "passed" if candidate.gate.passed else "NOT passed"
     say(f"gate, {candidate.precision}: {verdict}{speed}; see {recipe.report}")

@@ -11,20 +11,23 @@ import numpy as np
 from build_engine.compile import compile_engine
 from build_engine.compiled import Compiled, CompileSettings, Progress
 from build_engine.half import to_half
+from build_engine.progress import followed
 from build_engine.quantize import Form, quantisable_layers, quantise
-from build_engine.recipe import Recipe, RecipeError
+from build_engine.recipe import GateSettings, Recipe, RecipeError
 from build_engine.sensitivity import LayerEffect, sensitivity
 from build_engine.verify import GateResult, run_gate
 from edge.backends import Backend
 from edge.backends.onnxruntime import OnnxRuntimeBackend
 from edge.contract import Precision, Reading
 from edge.errors import BackendFailed
+from edge.portal_image import read_portal_image
 from landmarknet.decode import TorchBackend
-from landmarknet.evaluate import Finding, find
+from landmarknet.evaluate import Finding, find_in, read_truths
 from landmarknet.network import LandmarkNet
 
 TIMED_ROUNDS, WARM_UP_ROUNDS = 15, 2
 Say = Callable[[str], None]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +42,20 @@ class Source:
     probes: tuple[np.ndarray, ...] = ()  # a few of the calibration set, likewise; sensitivity is measured on them
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """An attempt that the gate refused: the layers that were in float, and why it was."""
+
+    kept_float: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """``ran_on`` says what computed the gate's and the golden answers; ``speed`` is time against float32, or None."""
+    """``ran_on`` says what computed the gate's and the golden answers; ``speed`` is time against float32, or None.
+
+    ``refused`` are the attempts before this one, in their order; on ``batch`` it can be timed against others.
+    """
 
     precision: Precision
     compiled: Compiled
@@ -51,13 +65,45 @@ class Candidate:
     kept_float: tuple[str, ...] = ()
     effects: tuple[LayerEffect, ...] = ()
     speed: float | None = None
+    refused: tuple[Refusal, ...] = ()
+    batch: np.ndarray | None = None
 
 
-def reference_findings(network: LandmarkNet, reading: Reading, recipe: Recipe) -> tuple[Finding, ...]:
+def warnings(candidate: Candidate) -> tuple[str, ...]:
+    """Return what to know before a reduced precision is used: that it is so in name alone, or gains no time."""
+    found = []
+    int8 = candidate.compiled.delivered.get("int8", 0)
+    layers = int8 + len(candidate.kept_float)
+    if candidate.precision == "int8" and 2 * int8 < layers:
+        found.append(
+            f"INT8 in {int8} of {layers} layers only: the gate refuses more of them; fp16 or fp32 may be as good"
+        )
+    if candidate.precision != "fp32" and candidate.speed is not None and candidate.speed >= 1:
+        found.append(
+            f"{candidate.precision} takes {candidate.speed:.2f} of the time of float32: nothing is gained here; "
+            "publish fp32, or build with --precision auto"
+        )
+    return tuple(found)
+
+
+def tell_warnings(candidate: Candidate, say: Say) -> None:
+    """Say the warnings of a candidate that the gate lets pass; of one it refuses, the faults were said."""
+    if candidate.gate is None or candidate.gate.passed:
+        for warning in warnings(candidate):
+            say(f"WARNING: {warning}")
+
+
+def reference_findings(
+    network: LandmarkNet, reading: Reading, recipe: Recipe, progress: Progress
+) -> tuple[Finding, ...]:
     """Return what the float32 network finds in the gate's images; empty without a gate."""
-    if recipe.gate is None:
-        return ()
-    return tuple(find(TorchBackend(network), reading, recipe.gate.images, recipe.gate.patients))
+    return () if recipe.gate is None else _found(TorchBackend(network), reading, recipe.gate, progress)
+
+
+def _found(backend: Backend, reading: Reading, gate: GateSettings, progress: Progress) -> tuple[Finding, ...]:
+    truths = read_truths(gate.images, gate.patients)
+    images = followed(truths.items(), "verify", len(truths), progress)
+    return tuple(f for path, truth in images for f in find_in(read_portal_image(path), truth, backend, reading))
 
 
 def make_candidate(
@@ -68,9 +114,12 @@ def make_candidate(
     def attempt(keep: tuple[str, ...]) -> Candidate:
         return _attempt(source, recipe, precision, amax, keep, say, progress)
 
-    if precision != "int8":
-        return attempt(())
-    return give_back_layers(attempt, lambda: _effects(source, recipe.engine, amax, say), say)
+    if precision == "int8":
+        candidate = give_back_layers(attempt, lambda: _effects(source, recipe.engine, amax, say), say)
+    else:
+        candidate = attempt(())
+    tell_warnings(candidate, say)
+    return candidate
 
 
 def give_back_layers(
@@ -80,9 +129,11 @@ def give_back_layers(
 
     Twice as many each time, later half of what is left, until one passes; then between that and the last refused. The
     last attempt, refused, where none passes: with every layer in float it would, and be INT8 in name alone.
+    What is not returned is closed.
     """
+    refusals: list[Refusal] = []
     candidate = attempt(())
-    if _passes(candidate, say):
+    if _passes(candidate, say, refusals):
         return candidate
     order = effects()
 
@@ -95,25 +146,36 @@ def give_back_layers(
     passes = False
     while not passes and refused < len(order) - 1:
         kept = max(1, min(2 * refused, (refused + len(order)) // 2))
+        _close(candidate)
         candidate = with_worst_in_float(kept)
-        passes = _passes(candidate, say)
+        passes = _passes(candidate, say, refusals)
         refused = refused if passes else kept
     while passes and kept - refused > 1:
         middle = (refused + kept) // 2
         between = with_worst_in_float(middle)
-        if _passes(between, say):
+        if _passes(between, say, refusals):
+            _close(candidate)
             candidate, kept = between, middle
         else:
+            _close(between)
             refused = middle
-    return replace(candidate, effects=order)
+    return replace(candidate, effects=order, refused=tuple(refusals))
 
 
-def _passes(candidate: Candidate, say: Say) -> bool:
-    """Return whether a candidate passed the gate, or had none to pass; say why not."""
+def _passes(candidate: Candidate, say: Say, refusals: list[Refusal]) -> bool:
+    """Return whether a candidate passed the gate, or had none to pass; say, and add to ``refusals``, why not."""
     if candidate.gate is None or candidate.gate.passed:
         return True
     say(f"gate: {'; '.join(candidate.gate.faults)}")
+    refusals.append(Refusal(candidate.kept_float, candidate.gate.faults))
     return False
+
+
+def _close(candidate: Candidate) -> None:
+    """Give back what a candidate's backend holds of a device; one on the CPU holds nothing."""
+    close = getattr(candidate.backend, "close", None)
+    if close is not None:
+        close()
 
 
 def _attempt(
@@ -127,11 +189,11 @@ def _attempt(
     for note in compiled.notes:
         say(f"note: {note}")
     backend, ran_on = _open(compiled, graph, precision)
-    candidate = Candidate(precision, compiled, backend, ran_on, None, tuple(keep))
+    candidate = Candidate(precision, compiled, backend, ran_on, None, tuple(keep), batch=source.inputs[0])
     if recipe.gate is None:
         return candidate
     say(f"verify on {', '.join(recipe.gate.patients)}, run by {ran_on}")
-    found = find(backend, source.reading, recipe.gate.images, recipe.gate.patients)
+    found = _found(backend, source.reading, recipe.gate, progress)
     verdict = run_gate(source.reference, found, source.reading, recipe.gate.limits)
     return replace(candidate, gate=verdict, speed=_speed(source, candidate))
 
@@ -154,7 +216,7 @@ def form_of(engine: CompileSettings) -> Form:
 
 
 def _open(compiled: Compiled, graph: bytes, precision: Precision) -> tuple[Backend, str]:
-    """Open what was compiled; without the device, the same graph on ONNX Runtime stands in, and that is said."""
+    """Open what was compiled; where it was compiled for no GPU of this machine, its graph on ONNX Runtime stands in."""
     if compiled.flavour == "onnxruntime":
         return OnnxRuntimeBackend(compiled.data, 1, precision), "onnxruntime"
     from edge.backends.tensorrt import TensorRTBackend
@@ -170,27 +232,27 @@ def _open(compiled: Compiled, graph: bytes, precision: Precision) -> tuple[Backe
 
 def _speed(source: Source, candidate: Candidate) -> float | None:
     """Return the time of one inference against the float32 graph's, paired and alternating; None where it never ran."""
-    if candidate.ran_on != "onnxruntime":  # a plan is timed against plans: `make gpu`
+    if candidate.ran_on != "onnxruntime":  # a plan is timed against plans: `fastest`, `make gpu`
         return None
     plain = OnnxRuntimeBackend(source.model, 1, "fp32")
     return time_ratio(candidate.backend, plain, source.inputs[0])
 
 
-def time_ratio(backend: Backend, other: Backend, batch: np.ndarray) -> float:
+def time_ratio(backend: Backend, other: Backend, batch: np.ndarray, clock: Clock = time.perf_counter) -> float:
     """Return the median of the paired ratios of two backends' inference times, in alternating order."""
     ratios = []
     for number in range(WARM_UP_ROUNDS + TIMED_ROUNDS):
         pair = (backend, other) if number % 2 else (other, backend)
-        seconds = {id(one): _seconds(one, batch) for one in pair}
+        seconds = {id(one): _seconds(one, batch, clock) for one in pair}
         if number >= WARM_UP_ROUNDS:
             ratios.append(seconds[id(backend)] / seconds[id(other)])
     return float(np.median(ratios))
 
 
-def _seconds(backend: Backend, batch: np.ndarray) -> float:
-    began = time.perf_counter()
+def _seconds(backend: Backend, batch: np.ndarray, clock: Clock) -> float:
+    began = clock()
     backend.infer(batch)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def _effects(source: Source, engine: CompileSettings, amax: Mapping[str, float], say: Say) -> tuple[LayerEffect, ...]:
@@ -206,11 +268,37 @@ def _effects(source: Source, engine: CompileSettings, amax: Mapping[str, float],
     return tuple(sensitivity(source.model, amax, heatmap_error, say, form_of(engine)))
 
 
-def fastest(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the fastest that passed the gate; INT8 counts only if it beats float16 in the same run."""
+def fastest(candidates: Sequence[Candidate], clock: Clock = time.perf_counter) -> Candidate:
+    """Return the fastest that passed the gate, and close the others; INT8 counts only if it beats float16.
+
+    What ran on the CPU was timed against float32 there; plans that ran are timed here, against the float16 plan.
+    """
     passed = [c for c in candidates if c.gate is not None and c.gate.passed]
     if not passed:
         raise RecipeError("no precision passes the gate; see the reports")
-    if any(c.speed is None for c in passed):
-        raise RecipeError("precision auto has to time the engines, and they do not run here; name a precision")
-    return min(passed, key=lambda c: c.speed or 0.0)
+    absent = [f"{c.precision} did not run here ({c.ran_on})" for c in passed if c.ran_on != c.compiled.flavour]
+    if absent:
+        raise RecipeError(f"precision auto has to time the engines, and {'; '.join(absent)}; name a precision")
+    chosen = min(passed, key=lambda c: c.speed or 0.0) if all(c.speed for c in passed) else _fastest_plan(passed, clock)
+    for candidate in candidates:
+        if candidate.backend is not chosen.backend:
+            _close(candidate)
+    return chosen
+
+
+def _fastest_plan(plans: Sequence[Candidate], clock: Clock) -> Candidate:
+    """Return the fastest of some plans, with its time against the float32 plan where that is among them."""
+    by_precision = {plan.precision: plan for plan in plans}
+    yardstick = by_precision.get("fp16", plans[0])
+    ratios = [_ratio(plan, yardstick, clock) for plan in plans]
+    chosen = plans[int(np.argmin(ratios))]  # the first of equals: they come from float32 to INT8
+    plain = by_precision.get("fp32")
+    return chosen if plain is None else replace(chosen, speed=_ratio(chosen, plain, clock))
+
+
+def _ratio(plan: Candidate, other: Candidate, clock: Clock) -> float:
+    if plan is other:
+        return 1.0
+    if plan.batch is None:
+        raise ValueError(f"the {plan.precision} plan has no batch to be timed on")
+    return time_ratio(plan.backend, other.backend, plan.batch, clock)

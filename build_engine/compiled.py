@@ -42,7 +42,8 @@ class Compiled:
     """An engine and how it came to be.
 
     ``delivered`` counts layers that multiply by what they compute in: "int8", "fp16", "fp32". ``compute_capability`` is
-    None where it was not compiled for one alone; ``gpu`` and ``driver`` where there was none. ``notes`` are for people.
+    None where it was not compiled for one alone; ``gpu`` and ``driver`` where there was none, or one that the engine is
+    not for. ``notes`` are for people.
     """
 
     data: bytes

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from build_engine.candidate import Candidate
+from build_engine.candidate import Candidate, warnings
+from build_engine.compiled import in_words
 from build_engine.verify import Change, GateResult, KindResult
 from landmarknet.report import NOTICE, markdown, number, percent
 
@@ -26,12 +27,19 @@ def report_files(candidate: Candidate) -> dict[str, bytes]:
 
 
 def _how(candidate: Candidate) -> str:
-    lines = [f"Computed by: {candidate.ran_on}.", f"Layers by precision: {candidate.compiled.delivered}."]
+    lines = [f"**Warning**: {warning}." for warning in warnings(candidate)]
+    lines += [
+        f"Computed by: {candidate.ran_on}.",
+        f"Asked for: {candidate.precision}. Delivered, in layers that multiply: "
+        f"{in_words(candidate.compiled.delivered)}.",
+    ]
     lines += [f"Note: {note}." for note in candidate.compiled.notes]
     if candidate.speed is not None:
         lines.append(f"One inference takes {candidate.speed:.2f} of the float32 graph's time (median of paired runs).")
     if candidate.kept_float:
         lines.append(f"Given back to float, because the gate refused them: {', '.join(candidate.kept_float)}.")
+    if candidate.refused:
+        lines.append(f"Attempts that the gate refused, in their order:\n\n{_refusals(candidate)}")
     if candidate.effects:
         rows = [[effect.layer, number(effect.effect, 4)] for effect in candidate.effects]
         lines.append(
@@ -39,6 +47,16 @@ def _how(candidate: Candidate) -> str:
             + markdown(["layer", "change"], rows)
         )
     return "\n\n".join(lines)
+
+
+def _refusals(candidate: Candidate) -> str:
+    """Return a row per refused attempt: what it had in float beyond the attempts above, and why it was refused."""
+    rows, before = [], set[str]()
+    for refusal in candidate.refused:
+        new = [layer for layer in refusal.kept_float if layer not in before]
+        before |= set(new)
+        rows.append([str(len(refusal.kept_float)), ", ".join(new) or "-", "; ".join(refusal.faults)])
+    return markdown(["layers in float", "of them not in those above", "faults"], rows)
 
 
 def gate_summary(candidate: Candidate) -> dict[str, Any]:
@@ -54,6 +72,10 @@ def gate_summary(candidate: Candidate) -> dict[str, Any]:
         "setup_mm": _quantiles(result.setup_mm),
         "kinds": {kind.kind: _kind_summary(kind) for kind in result.kinds},
         "ran_on": candidate.ran_on,
+        "asked_for": candidate.precision,
+        "delivered": dict(candidate.compiled.delivered),
+        "notes": list(candidate.compiled.notes),
+        "warnings": list(warnings(candidate)),
         "time_of_float32": None if candidate.speed is None else round(candidate.speed, 3),
         "kept_float": list(candidate.kept_float),
     }
@@ -68,6 +90,7 @@ def _kind_summary(kind: KindResult) -> dict[str, Any]:
         "shift_mm": _quantiles(kind.shifts_mm),
         "lost": _counts(kind.lost),
         "extra": _counts(kind.extra),
+        "unclear_share": None if not kind.landmarks else round(len(kind.unclear) / kind.landmarks, 4),
     }
 
 
@@ -90,17 +113,19 @@ def _or_none(value: float) -> float | None:
 
 
 def gate_json(candidate: Candidate) -> bytes:
-    """Return the summary and every landmark that vanished or appeared, as JSON."""
+    """Return the summary, every landmark that vanished or appeared, and every refused attempt, as JSON."""
     kinds = candidate.gate.kinds if candidate.gate else ()
     changes = {word: [vars(c) for kind in kinds for c in getattr(kind, word)] for word in ("lost", "extra")}
-    return (json.dumps(gate_summary(candidate) | {"changes": changes}, indent=2) + "\n").encode()
+    refused = [{"kept_float": list(one.kept_float), "faults": list(one.faults)} for one in candidate.refused]
+    document = gate_summary(candidate) | {"changes": changes, "refused": refused}
+    return (json.dumps(document, indent=2) + "\n").encode()
 
 
 def gate_markdown(result: GateResult, title: str) -> str:
     """Return the report that a person reads before a release is used."""
     header = [
         "kind", "landmarks in both", "PCK@8 float32", "PCK@8 candidate", "shift px: mean", "99 %", "worst",
-        "shift mm: mean", "99 %", "worst", "lost (clear)", "extra (clear)",
+        "shift mm: mean", "99 %", "worst", "lost (clear)", "extra (clear)", "unclear",
     ]  # fmt: skip
     rows = [_row(kind) for kind in result.kinds]
     setup = _quantiles(result.setup_mm)
@@ -111,7 +136,8 @@ def gate_markdown(result: GateResult, title: str) -> str:
             f"Verdict: {verdict}.",
             f"{result.images} held-out images. {NOTICE} The candidate against the network in float32; px of the "
             "network's grid, mm at the isocentre. Lost and extra: given by one of both only; clear: above the "
-            f"threshold by {result.limits.score_margin:g}.",
+            f"threshold by {result.limits.score_margin:g}; unclear: all others, of which "
+            f"{100 * result.limits.unclear_share:g} % of the landmarks are allowed; one that jumps is lost and extra.",
             markdown(header, rows),
             "How far the mean landmark of an image moved, which is what a setup shift would be off by: "
             f"mean {_mm(setup['mean'])}, 99 % {_mm(setup['p99'])}, worst {_mm(setup['worst'])} mm.",
@@ -127,7 +153,8 @@ def _row(kind: KindResult) -> list[str]:
     cells = [kind.kind, str(len(kind.moves)), percent(kind.pck_reference), percent(kind.pck_candidate)]
     for values in (kind.shifts_net_px, kind.shifts_mm):
         cells += [number(float("nan") if v is None else v, 3) for v in _quantiles(values).values()]
-    return [*cells, *(f"{len(c)} ({sum(one.clear for one in c)})" for c in (kind.lost, kind.extra))]
+    changed = [f"{len(c)} ({sum(one.clear for one in c)})" for c in (kind.lost, kind.extra)]
+    return [*cells, *changed, f"{len(kind.unclear)} of {kind.landmarks}"]
 
 
 def gate_picture(result: GateResult, title: str) -> bytes:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterable, Iterator
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from build_engine import compiled
+
+Item = TypeVar("Item")
 
 
 class ConsoleProgress:
@@ -13,21 +18,40 @@ class ConsoleProgress:
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, console=console, transient=True)
+        self._console = console
+        self._bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        if self._bars is not None:
+            self._bars.start()
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._bars.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
     def phase(self, name: str, steps: int) -> None:
-        self._tasks[name] = self._bars.add_task(name, total=steps)
+        if self._bars is None:
+            self._console.print(f"{name}: {steps} steps", soft_wrap=True, markup=False, highlight=False)
+        else:
+            self._tasks[name] = self._bars.add_task(name, total=steps)
 
     def step(self, name: str, done: int) -> None:
-        self._bars.update(self._tasks[name], completed=done)
+        if self._bars is not None:
+            self._bars.update(self._tasks[name], completed=done)
 
     def finished(self, name: str) -> None:
-        self._bars.remove_task(self._tasks.pop(name))
+        if self._bars is not None:
+            self._bars.remove_task(self._tasks.pop(name))
+
+
+def followed(items: Iterable[Item], name: str, steps: int, progress: compiled.Progress) -> Iterator[Item]:
+    """Yield items as they come, as the steps of a phase."""
+    progress.phase(name, steps)
+    try:
+        for number, item in enumerate(items, 1):
+            yield item
+            progress.step(name, number)
+    finally:
+        progress.finished(name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from build_engine.compiled import CompileSettings
 from build_engine.quantize import BuildError
@@ -20,6 +21,19 @@ from edge.contract import KindContract, Precision
 
 class RecipeError(BuildError):
     """A recipe that cannot be followed; the message says which entry and what it should be."""
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,59}", text):
+        raise ValueError(
+            f"{text!r} is no name for a release; take up to 60 letters, digits, dots, dashes and underscores, the "
+            "first of them a letter or digit"
+        )
+    return text
+
+
+# `edge.manifest.PlainName` leaves the rest for time, flavour and precision.
+ReleaseName = Annotated[str, AfterValidator(_name)]
 
 
 class _Frozen(BaseModel):
@@ -52,7 +66,7 @@ class StoreSettings(_Frozen):
 class Recipe(_Frozen):
     """Relative paths start at the working directory. Published into ``output``, a plain folder, or into a store."""
 
-    release: str
+    release: ReleaseName
     checkpoint: Path
     output: Path | None = None
     store: StoreSettings | None = None
@@ -70,11 +84,21 @@ class Recipe(_Frozen):
     def _consistent(self) -> Self:
         if (self.output is None) == (self.store is None):
             raise ValueError("give either `output`, a folder, or [store], the room's store of signed releases")
-        if self.precision in ("int8", "auto") and self.calibration is None:
+        if self.may_be_int8 and self.calibration is None:
             raise ValueError(f"precision {self.precision} needs [calibration] with set and ranges")
         if self.precision != "fp32" and self.gate is None:
             raise ValueError(f"precision {self.precision} needs [gate] with held-out images and patients")
+        if self.engine.flavour != "onnxruntime" and self.gate is None:
+            raise ValueError(
+                f"flavour {self.engine.flavour} needs [gate] with held-out images and patients, in fp32 too: what a "
+                "compiler makes of the network is judged by nothing else"
+            )
         return self
+
+    @property
+    def may_be_int8(self) -> bool:
+        """Tell whether a candidate in INT8 is built, which alone needs the calibration set."""
+        return self.precision in ("int8", "auto")
 
     @property
     def place(self) -> Path | StoreSettings:
@@ -110,8 +134,8 @@ def read_recipe(
         asked["kinds"] = _toml(Path(asked["kinds"])).get("kinds", [])
     named = {"precision": precision, "release": release}
     asked |= {key: value for key, value in named.items() if value is not None}
-    if flavour is not None:
-        asked["engine"] = {**asked.get("engine", {}), "flavour": flavour}
+    if flavour is not None and isinstance(engine := asked.get("engine", {}), dict):
+        asked["engine"] = {**engine, "flavour": flavour}
     try:
         return Recipe.model_validate(asked)
     except ValidationError as exc:
@@ -121,8 +145,8 @@ def read_recipe(
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_bytes().decode())
     except OSError as exc:
-        raise RecipeError(f"{path}: cannot be read ({exc.strerror})") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise RecipeError(f"{path}: not TOML ({exc})") from exc
+        raise RecipeError(f"{path}: cannot be read ({exc.strerror}); name a recipe that can") from exc
+    except ValueError as exc:  # not UTF-8, too
+        raise RecipeError(f"{path}: not TOML ({exc}); correct it there") from exc

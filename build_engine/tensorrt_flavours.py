@@ -21,7 +21,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from build_engine.compiled import Compiled, CompileError, CompileSettings, Progress, demand_delivered
+from build_engine.compiled import (
+    Compiled,
+    CompileError,
+    CompileSettings,
+    Progress,
+    demand_delivered,
+    in_words,
+)
 from build_engine.quantize import count_precisions
 from edge.backends.cuda import DeviceFacts, device_facts
 from edge.backends.tensorrt import MODULES
@@ -37,12 +44,19 @@ INTERRUPTIBLE_S = 0.2  # how often a waiting thread looks for an interrupt
 TYPES = {"int8": "int8", "fp16": "fp16", "half": "fp16", "fp32": "fp32", "float": "fp32"}  # words of the inspector
 
 
-def compile_tensorrt(module: Any, graph: bytes, settings: CompileSettings, progress: Progress) -> Compiled:
+def compile_tensorrt(
+    module: Any,
+    graph: bytes,
+    settings: CompileSettings,
+    progress: Progress,
+    look: Callable[[], DeviceFacts] = device_facts,
+) -> Compiled:
     """Compile with the module of a flavour; raise `CompileError` naming the node, or what was delivered instead.
 
     An exception of ``progress``, and an interrupt of this thread, stop the compiler at its next step and go on.
+    ``look`` tells the GPU of this machine, or raises `BackendFailed`.
     """
-    device = _device(settings)
+    device = _device(settings, look)
     builder = module.Builder(_log(module))
     network = _parse(module, builder, graph)
     requested, delivered = count_precisions(graph), network_precisions(module, network)
@@ -53,8 +67,9 @@ def compile_tensorrt(module: Any, graph: bytes, settings: CompileSettings, progr
     plan = _build(module, builder, network, config, progress)
     if settings.flavour == "tensorrt" and settings.timing_cache is not None:
         notes += write_timing_cache(settings.timing_cache, key, _bytes(config.get_timing_cache().serialize()))
-    if device is not None:
-        notes += _inspect(module, plan, settings, requested)
+    told = None if device is None else _inspect(module, plan)
+    notes.append(_read_back(told, requested, settings))
+    device = _made_on(settings, device, loads=told is not None)
     return Compiled(
         data=plan,
         file_name="model.plan",
@@ -83,11 +98,11 @@ def tensorrt_module(flavour: Flavour) -> Any:
     return module
 
 
-def _device(settings: CompileSettings) -> DeviceFacts | None:
+def _device(settings: CompileSettings, look: Callable[[], DeviceFacts]) -> DeviceFacts | None:
     """Return the GPU of this machine, or None; TensorRT needs one, and compiles for no other."""
     asked = settings.compute_capability
     try:
-        device = device_facts()
+        device = look()
     except BackendFailed as exc:
         if settings.flavour == "tensorrt_rtx":
             return None
@@ -106,6 +121,14 @@ def _compiled_for(settings: CompileSettings, device: DeviceFacts | None) -> str 
     if settings.flavour == "tensorrt_rtx" or device is None:
         return settings.compute_capability
     return device.compute_capability
+
+
+def _made_on(settings: CompileSettings, device: DeviceFacts | None, *, loads: bool) -> DeviceFacts | None:
+    """Return this machine's GPU, or None where the plan is for others: then it was compiled as if there were none."""
+    if device is None or settings.flavour == "tensorrt":
+        return device
+    asked = settings.compute_capability
+    return device if asked == device.compute_capability or (asked is None and loads) else None
 
 
 @cache  # the library holds on to a process's first logger, and crashes where Python has let go of it
@@ -246,18 +269,56 @@ def _bytes(memory: Any) -> bytes:
     return bytes(memory)
 
 
-def _inspect(module: Any, plan: bytes, settings: CompileSettings, requested: Mapping[str, int]) -> list[str]:
-    """Ask the built engine, on the GPU, for its tensors' types; raise `CompileError` where INT8 is nowhere in it."""
+def _inspect(module: Any, plan: bytes) -> str | None:
+    """Return what the built engine tells of itself on this GPU, JSON; None where it does not load."""
     engine = module.Runtime(_log(module)).deserialize_cuda_engine(plan)
     if engine is None:
-        return [
-            f"the plan for {settings.compute_capability or 'all'} does not load on this GPU: its types are not read"
-        ]
-    inspector = engine.create_engine_inspector()
-    found = engine_types(inspector.get_engine_information(module.LayerInformationFormat.JSON))
-    if found and requested["int8"] and not found["int8"]:
-        raise CompileError(f"requested {requested['int8']} layers in int8, the built engine has none: {dict(found)}")
-    return [f"types of tensors in the built engine: {dict(found) or 'not told'}"]
+        return None
+    told: str = engine.create_engine_inspector().get_engine_information(module.LayerInformationFormat.JSON)
+    return told
+
+
+def _read_back(told: str | None, requested: Mapping[str, int], settings: CompileSettings) -> str:
+    """Return a note on the precision of the built engine; raise `CompileError` where it is another."""
+    if told is None:
+        where = settings.compute_capability or "all GPUs from 8.0 on"
+        return (
+            "layers by precision are those of the parsed network, not read from the built engine: no GPU here that "
+            f"loads the plan for {where}"
+        )
+    types, layers = engine_types(told), engine_layers(told)
+    demand_types(requested, types)
+    return (
+        f"the built engine has tensors of {in_words(types) if types else 'types it does not tell'}; its layers, fused, "
+        f"read {in_words(layers) if layers else 'what it does not tell'}; asked for: {in_words(requested)}"
+    )
+
+
+def demand_types(requested: Mapping[str, int], built: Mapping[str, int]) -> None:
+    """Raise `CompileError` where a built engine lacks a precision, or has one that nobody asked for.
+
+    Layers are fused when built, so that only what there is can be compared, not how much. float32 is always there, for
+    the decode; float16 may be beside INT8 unasked. An engine that tells nothing is not refused.
+    """
+    int8, fp16 = requested.get("int8", 0), requested.get("fp16", 0)
+    missing = [name for name in ("int8", "fp16") if requested.get(name) and not built.get(name)]
+    unasked = [name for name, asked in (("int8", int8), ("fp16", int8 + fp16)) if built.get(name) and not asked]
+    if built and (missing or unasked):
+        raise CompileError(
+            f"asked for {in_words(requested)}: {', '.join(missing) or 'nothing'} is missing in, and "
+            f"{', '.join(unasked) or 'nothing'} was added to the built engine, whose tensors are {in_words(built)}; "
+            "try another builder_level, precision or version of the library"
+        )
+
+
+def engine_layers(information: str) -> Counter[str]:
+    """Count the layers in the engine inspector's JSON by the type of their first input; empty where it tells none."""
+    try:
+        layers = json.loads(information)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        return Counter()
+    first = (layer["Inputs"][:1] for layer in layers if isinstance(layer, dict) and layer.get("Inputs"))
+    return sum((engine_types(json.dumps(inputs)) for inputs in first), Counter())
 
 
 def engine_types(information: str) -> Counter[str]:

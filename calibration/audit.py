@@ -22,6 +22,7 @@ from calibration.describe import (
     walk,
 )
 from edge.contract import Reading
+from edge.portal_image import read_portal_image
 
 DRIFT_DISTANCE = 0.4  # Kolmogorov-Smirnov; a half-half mix of patients stays below, another beam or detector does not
 DRIFT_CHANCE = 0.001  # per comparison; images of one patient are not independent, so a small chance alone says little
@@ -60,6 +61,17 @@ def audit(
     if afterwards:
         findings += [*uncovered(ours, afterwards.images), *drifts(ours, afterwards.images)]
     return Audit(_coverage(calibration_set), tuple(findings), tuple(_notes(ours, tests, afterwards)))
+
+
+def shared_with(calibration_set: CalibrationSet, tests: Sequence[Path]) -> tuple[str, ...]:
+    """Return what test images share with a set, a sentence each; nothing where they are apart.
+
+    Raises `CalibrationError` where an image of the set is missing or changed, and what a test image is refused with.
+    """
+    ours = _described(calibration_set, None, iter)
+    truth = {folder: patients_of_truth(folder) for folder in {path.parent for path in tests}}
+    theirs = [describe(path, read_portal_image(path), truth[path.parent], None) for path in tests]
+    return tuple(finding.what for finding in overlaps(ours, theirs))
 
 
 def overlaps(ours: Sequence[Described], tests: Sequence[Described]) -> Iterator[Finding]:
@@ -126,7 +138,7 @@ def drifts(ours: Sequence[Described], later: Sequence[Described]) -> Iterator[Fi
             )
 
 
-def _described(calibration_set: CalibrationSet, reading: Reading, track: Track) -> list[Described]:
+def _described(calibration_set: CalibrationSet, reading: Reading | None, track: Track) -> list[Described]:
     paths = [entry.path for entry in calibration_set.entries]
     truth = {folder: patients_of_truth(folder) for folder in {path.parent for path in paths}}
     read = zip(images(calibration_set), track(paths), strict=True)  # images first: an empty set says so

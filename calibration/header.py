@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pydicom
-from PIL import Image
+from PIL import Image, TiffTags
+from PIL.TiffImagePlugin import TiffImageFile
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from calibration.calibration_set import CalibrationError
 
@@ -26,12 +30,14 @@ _PSEUDONYM = ("PatientName", "PatientID")  # allowed to stay in a file that says
 _IDENTIFYING = (
     *(*_PSEUDONYM, "PatientBirthDate", "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames"),
     *("PatientAddress", "PatientTelephoneNumbers", "PatientMotherBirthName", "PatientComments", "AccessionNumber"),
-    *("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "InstitutionName", "InstitutionAddress"),
+    *("InstitutionName", "InstitutionAddress", "MedicalRecordLocator", "AdmissionID", "ReasonForStudy", "Occupation"),
 )
-_OTHERS = (
-    *("Modality", "ImageType", "KVP", "Exposure", "ExposureSequence", "MetersetExposure"),
-    *("PatientIdentityRemoved", "BurnedInAnnotation", *_MACHINE),
-)
+# People write names where they can write anything, and de-identification that goes by a list of attributes leaves them.
+_ANYTHING_VR = ("PN", "LT", "ST", "UT", "UC")
+_ANYTHING_KEYWORD = ("Description", "Comments", "Comment")  # how those of a shorter VR end
+_TEXT_VR = ("LO", "SH", *_ANYTHING_VR)
+_OF_THE_DEVICE = ("Make", "Model", "Software", "DateTime", "HostComputer")  # texts of a TIFF that are no patient's
+_TIFF_BLOCKS = {700: "XMP", 33723: "IPTC"}
 _MEGAVOLT_KV = 1000.0
 
 
@@ -59,8 +65,7 @@ def read_header(path: Path) -> Header:
                 is_picture = file.read(4) in _PICTURE
             if is_picture:
                 return Header(identifying=_picture_texts(path))
-            tags = [*_IDENTIFYING, *_OTHERS]
-            return _header(pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags), path)
+            return _header(pydicom.dcmread(path, stop_before_pixels=True, force=True), path)
         except Exception as exc:  # hostile headers raise anything
             raise CalibrationError(
                 f"{path.name}: its header cannot be read ({type(exc).__name__}); export the image anew"
@@ -124,18 +129,60 @@ def _number(dataset: Dataset, keyword: str) -> float | None:
 def _identifying(dataset: Dataset) -> tuple[str, ...]:
     removed = str(dataset.get("PatientIdentityRemoved") or "").strip() == "YES"
     allowed = _PSEUDONYM if removed else ()
-    found = [keyword for keyword in _IDENTIFYING if keyword not in allowed and _says_something(dataset.get(keyword))]
+    elements = [element for element in _elements(dataset) if element.keyword not in allowed]
+    found = {element.keyword or f"private {element.tag}" for element in elements if _may_name_someone(element)}
     if str(dataset.get("BurnedInAnnotation") or "").strip() == "YES":
-        found.append("BurnedInAnnotation")
-    return tuple(found)
+        found.add("BurnedInAnnotation")
+    return tuple(sorted(found))
 
 
-def _says_something(value: object) -> bool:
-    return value is not None and bool(str(value).replace("^", "").strip())
+def _elements(dataset: Dataset) -> Iterator[DataElement]:
+    """Yield all elements, those of sequences too, but for those whose value contradicts its type: no text does."""
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except Exception:  # noqa: BLE001, S112  # pydicom raises many kinds
+            continue
+        yield element
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _elements(item)
+
+
+def _may_name_someone(element: DataElement) -> bool:
+    if element.tag.is_private:
+        return not element.tag.is_private_creator and (element.VR in (*_TEXT_VR, "UN")) and _says_something(element)
+    free = element.VR in _ANYTHING_VR or (element.keyword.endswith(_ANYTHING_KEYWORD) and element.VR in _TEXT_VR)
+    like_a_name = element.VR in _TEXT_VR and "^" in str(element.value)
+    return (free or like_a_name or element.keyword in _IDENTIFYING) and _says_something(element)
+
+
+def _says_something(element: DataElement) -> bool:
+    if element.VR == "SQ":
+        return len(element.value) > 0
+    if isinstance(element.value, bytes):  # of VR UN: words, or numbers that nobody can read
+        text = element.value.decode("latin-1").strip("\0 \r\n")
+        return text.isprintable() and sum(map(str.isalnum, text)) > 2
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    return any(value is not None and str(value).replace("^", "").strip() for value in values)
 
 
 def _picture_texts(path: Path) -> tuple[str, ...]:
     """Return the keywords of what a PNG or TIFF says in words beside its pixels."""
     with Image.open(path) as picture:
-        texts = sorted(str(key) for key, value in picture.info.items() if isinstance(value, str) and value.strip())
-    return tuple(f"text {key}" for key in texts)
+        picture.load()  # a PNG may have texts behind its pixels
+        if isinstance(picture, TiffImageFile):
+            return tuple(f"text {name}" for name in sorted(_tiff_texts(picture)))
+        said = [
+            key for key, value in picture.info.items() if key == "exif" or (isinstance(value, str) and value.strip())
+        ]
+    return tuple(f"text {key}" for key in sorted(map(str, said)))
+
+
+def _tiff_texts(picture: TiffImageFile) -> Iterator[str]:
+    """Yield the names of the tags that say something: `info` has the compression's name among them, in words."""
+    for tag, value in picture.tag_v2.items():
+        name = _TIFF_BLOCKS.get(tag) or TiffTags.lookup(tag).name
+        says_something = tag in _TIFF_BLOCKS or (isinstance(value, str) and value.strip("\0 "))
+        if says_something and name not in _OF_THE_DEVICE:
+            yield name if name != "unknown" else f"tag {tag}"

@@ -50,8 +50,9 @@ class ActivationRanges(_Frozen):
         """Return amax per tensor by one method; raise `CalibrationError` where the model is another one."""
         if onnx_sha256 != self.onnx_sha256:
             raise CalibrationError(
-                f"the ranges were collected on model {self.onnx_sha256}, and the model to quantise is {onnx_sha256}; "
-                "collect them on this model: landmarknet-calibrate collect"
+                f"the ranges were collected on model {self.onnx_sha256}, and the model to quantise is {onnx_sha256}, "
+                "of another checkpoint, or exported by another PyTorch or ONNX; publish fp32 anew, then collect on it: "
+                "landmarknet-calibrate collect --release FOLDER"
             )
         chosen = {str(name): ranges for name, ranges in self.amax.items()}.get(method)
         if chosen is None:

@@ -40,6 +40,10 @@ class KindContract(_Frozen):
         tuple[str, ...],
         Field(description="reported only where one of these kinds is found, too: else the anatomy is another"),
     ] = ()
+    lateral_only: Annotated[
+        bool,
+        Field(description="not reported where the gantry is known to be nearer to 0 or 180 than to 90 or 270 degrees"),
+    ] = False
 
 
 class Reading(_Frozen):

@@ -20,7 +20,16 @@ from edge.contract import Contract, KindContract, Reading, read_contract
 from edge.errors import BackendFailed, BadRelease, InferenceFailed
 from edge.landmarks import ridge_points
 from edge.manifest import SignedRelease
-from edge.staleness import REBUILD, MachineFacts, differences, in_words, machine_facts
+from edge.staleness import (
+    REBUILD,
+    Difference,
+    MachineFacts,
+    differences,
+    failed_on,
+    in_words,
+    machine_facts,
+    rebuild_for,
+)
 from edge.store import CHOOSE, Store
 
 SHIPPED_RELEASE = Path(__file__).parent / "release"
@@ -35,6 +44,7 @@ class Engine:
     """A backend that has shown that it keeps its contract.
 
     ``warnings`` say, in words for every result, what is not as it was meant: the machine, or the release itself.
+    ``rebuild_for`` names the parts of that which a rebuild on this machine mends.
     """
 
     backend: Backend
@@ -42,6 +52,7 @@ class Engine:
     contract_sha256: str
     manifest_sha256: str | None = None  # None: not of a store
     warnings: tuple[str, ...] = ()
+    rebuild_for: tuple[str, ...] = ()
     golden: Golden | None = None  # what it reproduced; None: it was not opened from a release
 
 
@@ -97,7 +108,8 @@ def open_store_engine(store: Store, threads: int, stale: StalePolicy) -> Engine:
     in_use = store.current()
     if in_use is None:
         raise BadRelease(f"{store.root}: no release is in use; {CHOOSE}")
-    return open_signed(store.verify(in_use), threads, stale)
+    release, expected = store.verify(in_use), store.newest_calibration_set(in_use)
+    return open_signed(release, threads, stale, calibration_set_sha256=expected)
 
 
 def open_signed(
@@ -106,36 +118,41 @@ def open_signed(
     stale: StalePolicy,
     facts: Callable[[str], MachineFacts] = machine_facts,
     load: Load = load_backend,
+    calibration_set_sha256: str | None = None,
 ) -> Engine:
     """Compare a checked release with this machine, load it, and have it reproduce its golden answers.
 
     One that does not fit or fails here raises `BackendFailed`, or gives way to the shipped release where ``stale`` is
     "fallback" or "rebuild". What does not fit is among the engine's warnings, or its message.
+    ``calibration_set_sha256`` is the set that INT8 is expected to be built from, None where none is.
     """
+    wanted: tuple[str, ...] = ()
     try:
-        return _open_as_built(release, threads, stale, facts, load)
+        shipped, _ = read_contract(SHIPPED_RELEASE / "contract.json")
+        here = replace(  # where this fails, the library or the GPU is missing, and no rebuild brings it back
+            facts(release.manifest.flavour),
+            checkpoint_sha256=shipped.checkpoint_sha256,
+            calibration_set_sha256=calibration_set_sha256,
+        )
+        found = differences(release.manifest, here)
+        wanted = (*rebuild_for(found), failed_on(release.manifest.flavour, here))
+        return _open_as_built(release, threads, stale, found, load)
     except BackendFailed as exc:
         if stale not in FALL_BACK:
             raise
-        return _shipped_instead(release, str(exc), threads)
+        return replace(_shipped_instead(release, str(exc), threads), rebuild_for=wanted)
 
 
 def _open_as_built(
-    release: SignedRelease, threads: int, stale: StalePolicy, facts: Callable[[str], MachineFacts], load: Load
+    release: SignedRelease, threads: int, stale: StalePolicy, found: tuple[Difference, ...], load: Load
 ) -> Engine:
-    shipped, _ = read_contract(SHIPPED_RELEASE / "contract.json")
-    here = replace(
-        facts(release.manifest.flavour),
-        checkpoint_sha256=shipped.checkpoint_sha256,
-        calibration_set_sha256=shipped.calibration_set_sha256,
-    )
-    found = differences(release.manifest, here)
     if stale not in TRY_ANYHOW and any(one.stops for one in found):
         raise BackendFailed(f"{in_words(release.manifest, found)}; {REBUILD}")
     golden = parse_golden(release.golden, release.folder / "golden.npz", release.contract)
     backend = _ready(release.model, release.contract, golden, threads, load)
     warnings = (in_words(release.manifest, found),) if found else ()
-    return Engine(backend, release.contract, release.contract_sha256, release.manifest_sha256, warnings, golden)
+    hashes = release.contract_sha256, release.manifest_sha256
+    return Engine(backend, release.contract, *hashes, warnings, rebuild_for(found), golden)
 
 
 def _shipped_instead(release: SignedRelease, reason: str, threads: int) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import radians, sin
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ LINE_FLOOR_SHARE = 0.5  # less would let a line jump with its highest site, whic
 FLOOR = 1e-9
 SMALLEST_SIGMA_NET_PX = 0.2  # no peak is known better than that
 FEWEST_LINE_POINTS = 4  # three steps: less is a spot, not a line
+LATERAL_SINE = sin(radians(45.0))  # of the gantry angle, at least, for a lateral view
 MAX_LINE_SLOPE = 1.0  # sideways per step down: more is a jump to something else
 
 
@@ -47,15 +49,24 @@ def landmarks_from_peaks(
         for i in downwards:
             sigma_px = _sigma_px(promise, heatmap, rows[i], placement)
             found.append(_landmark(promise.kind, xy_px[i], float(rows[i, 2]), sigma_px, geometry))
-    supported = supported_kinds(found, reading)
+    supported = supported_kinds(found, reading, geometry)
     return tuple(one for one in found if one.kind in supported)
 
 
-def supported_kinds(found: Iterable[Landmark], reading: Reading) -> set[str]:
-    """Return the kinds that may be reported beside what was found: a pelvis has a spine, too."""
+def supported_kinds(found: Iterable[Landmark], reading: Reading, geometry: ImageGeometry | None) -> set[str]:
+    """Return the kinds that may be reported beside what was found (a pelvis has a spine, too), seen from this side."""
     threshold = {promise.kind: promise.threshold for promise in reading.kinds}
-    seen = {one.kind for one in found if one.score >= threshold[one.kind]}
-    return {promise.kind for promise in reading.kinds if not promise.only_with or seen & set(promise.only_with)}
+    shown = {promise.kind for promise in reading.kinds} - out_of_view(reading, geometry)
+    seen = {one.kind for one in found if one.score >= threshold[one.kind]} & shown
+    alone = {promise.kind for promise in reading.kinds if not promise.only_with or seen & set(promise.only_with)}
+    return alone & shown
+
+
+def out_of_view(reading: Reading, geometry: ImageGeometry | None) -> set[str]:
+    """Return the kinds that a beam from this side does not show; none where the gantry angle is not known."""
+    if geometry is None or geometry.gantry_deg is None or abs(sin(radians(geometry.gantry_deg))) >= LATERAL_SINE:
+        return set()
+    return {promise.kind for promise in reading.kinds if promise.lateral_only}
 
 
 def line_points(heatmap: np.ndarray, threshold: float) -> np.ndarray:

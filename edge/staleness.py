@@ -19,7 +19,7 @@ Part = Literal["library", "GPU", "compute capability", "driver", "model", "calib
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What is here, for one flavour. ``None`` for the GPU: there is none; for a hash: nothing else was expected."""
+    """What is here, for one flavour. ``None`` for the GPU: there is none; for a hash: nothing is expected."""
 
     flavour_version: str
     gpu: str | None = None
@@ -31,11 +31,15 @@ class MachineFacts:
 
 @dataclass(frozen=True)
 class Difference:
-    """One part that differs, in words; ``stops`` where a release cannot be expected to load."""
+    """One part that differs, in words; ``stops`` where a release cannot be expected to load.
+
+    ``rebuild_for`` is what a rebuild would be for, part and value; None where none mends it.
+    """
 
     part: Part
     text: str
     stops: bool
+    rebuild_for: str | None = None
 
 
 def machine_facts(flavour: str) -> MachineFacts:
@@ -66,16 +70,33 @@ def differences(manifest: Manifest, facts: MachineFacts) -> tuple[Difference, ..
     return tuple(one for one in found if one is not None)
 
 
+def rebuild_for(found: tuple[Difference, ...]) -> tuple[str, ...]:
+    """Return what a rebuild on this machine would be for: each part that it mends, with what is here."""
+    return tuple(one.rebuild_for for one in found if one.rebuild_for is not None)
+
+
+def failed_on(flavour: str, facts: MachineFacts) -> str:
+    """Return what a rebuild would be for where a release fails: the machine, so that it is for each machine once."""
+    parts = {
+        "library": facts.flavour_version,
+        "GPU": facts.gpu,
+        "compute capability": facts.compute_capability,
+        "driver": facts.driver,
+    }
+    return f"a release for {flavour} failed on " + ", ".join(f"{part} {here}" for part, here in parts.items() if here)
+
+
 def _of_machine(part: Part, here: str | None, built: str | None, *, stops: bool) -> Difference | None:
     if built is None or here == built:
         return None
-    return Difference(part, f"{part} {here or 'missing'}, built for {built}", stops)
+    # without the part nothing can be built for it
+    return Difference(part, f"{part} {here or 'missing'}, built for {built}", stops, here and f"{part} {here}")
 
 
 def _of_origin(part: Part, expected: str | None, built: str | None) -> Difference | None:
-    if expected is None or expected == built:
+    if expected is None or built is None or expected == built:
         return None
-    return Difference(part, f"{part} {expected[:12]} expected, built from {(built or 'none')[:12]}", stops=False)
+    return Difference(part, f"{part} {expected[:12]} expected, built from {built[:12]}", stops=False)
 
 
 def in_words(manifest: Manifest, found: tuple[Difference, ...]) -> str:

@@ -60,17 +60,23 @@ class Store:
         release = read_signed_release(staged, self._public_key())
         target = self.root / RELEASES / release.manifest.release
         with self._changing() as staging:
-            if os.path.lexists(target):
-                raise BadRelease(
-                    f"{target}: exists, and a release never changes; publish the release again under another name"
-                )
+            self.demand_new(target.name)
             target.parent.mkdir(exist_ok=True)
+            _sync(self.root)
             _demand_own_folder(target.parent)
             folder = staging / target.name
             _write_release(folder, release)
             folder.rename(target)
             _sync(target.parent)
         return target
+
+    def demand_new(self, release_id: str) -> None:
+        """Raise `BadRelease` where the store has a release of that name."""
+        target = self.root / RELEASES / release_id
+        if os.path.lexists(target):
+            raise BadRelease(
+                f"{target}: exists, and a release never changes; publish the release again under another name"
+            )
 
     def use(self, release_id: str) -> None:
         """Check a release and make it ``current``; the one that was becomes ``previous``.
@@ -116,6 +122,33 @@ class Store:
         """Return the name of the release that was in use before, None where none was."""
         return self._linked(PREVIOUS)
 
+    def newest_calibration_set(self, release_id: str) -> str | None:
+        """Return the set that INT8 was built from last, of all releases of the same model; None where none was.
+
+        It is what the site means by its calibration set now: another release may have been left in use, or taken back.
+        """
+        manifests = {one.release: one.manifest for one in self.list() if one.manifest is not None}
+        this = manifests.get(release_id)
+        same = [one for one in manifests.values() if this and one.checkpoint_sha256 == this.checkpoint_sha256]
+        calibrated = sorted((one for one in same if one.calibration_set_sha256), key=lambda one: one.created_utc)
+        return calibrated[-1].calibration_set_sha256 if calibrated else None
+
+    def remove(self, release_id: str) -> int:
+        """Delete a release, be it damaged, and return how many bytes that freed; never one that is in use, or was last.
+
+        It leaves ``releases/`` by one rename, so that what is cut short leaves no half of it there.
+        """
+        folder = self._folder(release_id)
+        with self._changing() as staging:
+            if release_id in (self.current(), self.previous()):
+                raise BadRelease(
+                    f"{folder}: is in use, or what a rollback goes back to, and stays; use others first, then remove it"
+                )
+            freed = sum(path.lstat().st_size for path in folder.rglob("*"))
+            folder.rename(staging / release_id)
+            _sync(folder.parent)
+        return freed
+
     def list(self) -> tuple[Listed, ...]:
         """Return what the store holds, by name. Signatures are checked, files are not: that is `verify`."""
         key, current, previous = self._public_key(), self._linked_if_sound(CURRENT), self._linked_if_sound(PREVIOUS)
@@ -154,6 +187,8 @@ class Store:
 
     def _linked(self, name: str) -> str | None:
         link = self.root / name
+        if _is_folder(link):
+            raise BadRelease(f"{link}: is a folder, not a link to a release; move it out of the store, and {CHOOSE}")
         try:
             target = link.readlink()
         except FileNotFoundError:
@@ -172,6 +207,8 @@ class Store:
             return None
 
     def _link(self, staging: Path, name: str, release_id: str) -> None:
+        if _is_folder(self.root / name):  # a file or link gives way to the rename, a folder does not
+            self._linked(name)
         temporary = staging / name
         temporary.symlink_to(Path(RELEASES, release_id))
         temporary.rename(self.root / name)
@@ -196,6 +233,10 @@ class Store:
                 f"{self.root}: the store cannot be changed ({exc.strerror}); what was in use still is; free some "
                 "space or let this user write there, then do the same again"
             ) from exc
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _demand_own_folder(path: Path) -> None:

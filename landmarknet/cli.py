@@ -86,7 +86,7 @@ def compare(study: Annotated[Path, typer.Argument(help="TOML file, see landmarkn
 
     plan = read_study(study)
     train_variants(plan, out.print)
-    typer.echo(comparison_table(plan, [comparison_row(plan, variant) for variant in plan.comparison.variants]))
+    typer.echo(comparison_table(plan, [comparison_row(plan, variant) for variant in plan.comparison.rows]))
 
 
 @app.command()

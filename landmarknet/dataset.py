@@ -22,7 +22,7 @@ from landmarknet.ct import CtVolume, read_ct
 from landmarknet.deformation import deform, sample_deformation
 from landmarknet.fast_head import PIXELS_PER_BLOCK, SITES_PER_BLOCK
 from landmarknet.mixed_bodies import Warp, mix_bodies, sample_warp
-from landmarknet.network import KINDS, LINE_KINDS, STRIDES, NetworkConfig
+from landmarknet.network import KINDS, LATERAL_KINDS, LINE_KINDS, STRIDES, NetworkConfig
 from landmarknet.pose import VIEWS, View, sample_pose
 from landmarknet.simulate import Field, Modality, expose, field_mask, sample_exposure
 from landmarknet.targets import level_target, site_target
@@ -133,7 +133,7 @@ def _read_view(patient: str, view: View, file: Path) -> CachedView:
 
 def unlabelled_kinds(patient: str, view: View) -> frozenset[str]:
     """Return the kinds that images of a patient may show although nobody labelled them."""
-    before_the_spine = {"louis_angle"} if view == "ap" else set()  # an edge behind which the spine lies
+    before_the_spine = set(LATERAL_KINDS) if view == "ap" else set()
     spine = set(SPINE_KINDS) if patient in SPINE_WITHOUT_LABELS else set()
     return frozenset(before_the_spine | spine)
 

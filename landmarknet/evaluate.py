@@ -7,9 +7,10 @@ in "paper px" are px of the whole image fitted into 384 x 384 (paper, Metrics), 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ from edge.portal_image import read_portal_image
 from edge.preprocess import Placement
 from edge.records import Landmark, PortalImage
 from landmarknet.dataset import SPINOUS_MARGIN_MM, line_through
-from landmarknet.network import LINE_KINDS, PAPER_SIZE
+from landmarknet.network import LATERAL_KINDS, LINE_KINDS, PAPER_SIZE
 from landmarknet.pose import View
 from landmarknet.simulate import Modality
 
 HEADLINE_PX = 8.0
 PCK_PX = (4.0, 6.0, 8.0, 10.0, 12.0)
+UNCONDITIONAL: Mapping[str, Any] = MappingProxyType({"only_with": (), "lateral_only": False})
 LOWEST_SCORE = 0.05  # what is kept so that thresholds can be chosen afterwards
 
 
@@ -39,6 +41,7 @@ class Finding:
     ``truth_px`` (n, 2) and ``found_px`` (k, 2) are detector px, best score first; ``widths_px`` (k,) the peaks' widths.
     Without ``labelled`` the patient has no such labels. For a line the truth is dense along it, and what was found is
     its whole ridge from the top, ``ridge_net`` (k, 3) in network px; ``judged`` (k,) is where the labels reach.
+    ``beyond`` (j, 3) are x, y in detector px and the score of points that were found where no labels reach.
     """
 
     kind: str
@@ -56,6 +59,8 @@ class Finding:
     net_per_px: float
     ridge_net: np.ndarray | None = None
     judged: np.ndarray | None = None
+    beyond: np.ndarray | None = None
+    unlabelled_view: bool = False  # of a patient with landmarks, in a view in which this kind is not labelled
 
     @property
     def is_line(self) -> bool:
@@ -77,10 +82,23 @@ class Finding:
         """Return the (m, 2) px that a contract accepts, of those that can be judged."""
         return self.found_px[self.chosen(promise)]
 
+    def answered(self, promise: KindContract) -> tuple[np.ndarray, np.ndarray]:
+        """Return the points (m, 2), px, and scores (m,) that the room gives of a kind that is no line, best first.
+
+        Be they where labels reach or not: a point that is cut off at their end vanishes when it moves by 0.01 px.
+        """
+        found = np.column_stack((self.found_px, self.scores))
+        found = found if self.beyond is None else np.concatenate((found, self.beyond))
+        found = found[np.argsort(-found[:, 2], kind="stable")]
+        found = found[found[:, 2] >= promise.threshold][: promise.at_most]
+        return found[:, :2], found[:, 2]
+
     def silent(self) -> Finding:
         """Return the finding as if nothing had been found."""
         none = np.zeros(0)
-        return replace(self, found_px=np.zeros((0, 2)), scores=none, widths_px=none, ridge_net=None, judged=None)
+        return replace(
+            self, found_px=np.zeros((0, 2)), scores=none, widths_px=none, ridge_net=None, judged=None, beyond=None
+        )
 
     def accepted(self, promise: KindContract) -> Finding:
         """Return the finding with nothing but what a contract accepts."""
@@ -92,6 +110,7 @@ class Finding:
             widths_px=self.widths_px[keep],
             ridge_net=None,
             judged=None,
+            beyond=None,
         )
 
     def distances_px(self, found_px: np.ndarray, limit_px: float) -> np.ndarray:
@@ -130,30 +149,47 @@ def read_truths(images: Path, patients: Sequence[str]) -> dict[Path, dict[str, A
 def everything(reading: Reading) -> Reading:
     """Return a reading that keeps nearly every peak, and gives its width as its sigma."""
     at_most = reading.rows_per_kind * 4
-    keep_all = {"threshold": LOWEST_SCORE, "at_most": at_most, "sigma": (0.0, 1.0), "only_with": ()}
+    keep_all = {"threshold": LOWEST_SCORE, "at_most": at_most, "sigma": (0.0, 1.0), **UNCONDITIONAL}
     kinds = tuple(promise.model_copy(update=keep_all) for promise in reading.kinds)
     return reading.model_copy(update={"kinds": kinds})
 
 
-def find(backend: Backend, reading: Reading, images: Path, patients: Sequence[str]) -> list[Finding]:
-    """Run the room's pipeline up to the landmarks on every image of some patients."""
+def find(
+    backend: Backend, reading: Reading, images: Path, patients: Sequence[str], *, unlabelled_views: bool = False
+) -> list[Finding]:
+    """Run the room's pipeline up to the landmarks on every image of some patients.
+
+    With ``unlabelled_views`` also what was found of the Louis angle in AP views, where it cannot be seen: no training
+    says anything of it there, so only these findings tell whether a threshold lets it through.
+    """
     findings = []
     for path, truth in read_truths(images, patients).items():
-        findings += find_in(read_portal_image(path), truth, backend, reading)
+        findings += find_in(read_portal_image(path), truth, backend, reading, unlabelled_views=unlabelled_views)
     return findings
 
 
-def find_in(image: PortalImage, truth: dict[str, Any], backend: Backend, reading: Reading) -> list[Finding]:
-    """Return one finding per kind that may be judged in this image."""
+def find_in(
+    image: PortalImage,
+    truth: dict[str, Any],
+    backend: Backend,
+    reading: Reading,
+    *,
+    unlabelled_views: bool = False,
+) -> list[Finding]:
+    """Return one finding per kind that may be judged in this image; ``unlabelled_views`` as in `find`."""
     detection = detect(image, backend, everything(reading))
-    supported = supported_kinds(detection.landmarks, reading)
+    supported = supported_kinds(detection.landmarks, reading, image.geometry)
     findings = []
     for promise, heatmap in zip(reading.kinds, detection.inference.heatmaps, strict=True):
-        if promise.kind in truth["unlabelled"]:
+        unlabelled = promise.kind in truth["unlabelled"]
+        out_of_view = unlabelled and promise.kind in LATERAL_KINDS and bool(truth["landmarks"] or truth["hidden"])
+        if unlabelled and not (out_of_view and unlabelled_views):
             continue
         own = [one for one in detection.landmarks if one.kind == promise.kind]
         read = _read_line if promise.shape == "line" else _read_points
         finding = read(_Seen(promise.kind, image, truth, own, heatmap, detection.placement))
+        if out_of_view:  # whatever is found is too much, as where the patient's is outside the field
+            finding = replace(finding, labelled=True, unlabelled_view=True)
         findings.append(finding if promise.kind in supported else finding.silent())
     return findings
 
@@ -175,7 +211,7 @@ class _Seen:
         )
         return shown, hidden
 
-    def finding(self, *, labelled: bool, truth_px: np.ndarray, found: np.ndarray, **line: np.ndarray) -> Finding:
+    def finding(self, *, labelled: bool, truth_px: np.ndarray, found: np.ndarray, **more: Any) -> Finding:
         """``found`` is (k, 4): x, y in px, score, width in px."""
         return Finding(
             kind=self.kind,
@@ -191,7 +227,7 @@ class _Seen:
             size_px=(self.image.pixels.shape[0], self.image.pixels.shape[1]),
             mm_per_px=self.truth["mm_per_px"],
             net_per_px=self.placement.scale[0],
-            **line,
+            **more,
         )
 
 
@@ -200,11 +236,12 @@ def _read_points(seen: _Seen) -> Finding:
     labelled = np.concatenate((shown, hidden))
     best_first = sorted(seen.landmarks, key=lambda one: -one.score)
     found = np.array([(*one.xy_px, one.score, one.sigma_px) for one in best_first], float).reshape(-1, 4)
+    judged = np.ones(len(found), bool)
     if len(labelled) and seen.kind == "spinous_process":  # the spine goes on beyond the labelled ones
         margin_px = SPINOUS_MARGIN_MM / seen.truth["mm_per_px"]
         low, high = labelled[:, 1].min() - margin_px, labelled[:, 1].max() + margin_px
-        found = found[(found[:, 1] >= low) & (found[:, 1] <= high)]
-    return seen.finding(labelled=len(labelled) > 0, truth_px=shown, found=found)
+        judged = (found[:, 1] >= low) & (found[:, 1] <= high)
+    return seen.finding(labelled=len(labelled) > 0, truth_px=shown, found=found[judged], beyond=found[~judged, :3])
 
 
 def _read_line(seen: _Seen) -> Finding:

@@ -20,6 +20,7 @@ from landmarknet import fast_head
 KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle", "spine_line")
 LINE_KINDS = ("spine_line",)  # a ridge, not peaks: the row of spinous processes, wherever along it they are
 SINGLE_KINDS = ("tracheal_bifurcation", "louis_angle")  # at most one in an image
+LATERAL_KINDS = ("louis_angle",)  # an edge behind which, in AP views, the spine lies: not labelled there
 PAPER_SIZE = 384  # px: distances in tables are in px of the whole image fitted into this square, whatever the network's
 STRIDES = (4, 8, 16, 32)
 HeadForm = Literal["plain", "fast"]

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from edge.contract import KindContract, Reading
 from edge.landmarks import SMALLEST_SIGMA_NET_PX
 from landmarknet.decode import ROWS_PER_KIND, nms_radius_net_px
-from landmarknet.evaluate import Finding, false_alarms, pairs, score
-from landmarknet.network import LINE_KINDS, NetworkConfig
+from landmarknet.evaluate import UNCONDITIONAL, Finding, false_alarms, pairs, score
+from landmarknet.network import LATERAL_KINDS, LINE_KINDS, NetworkConfig
 
 AT_MOST = {"spinous_process": 16, "tracheal_bifurcation": 1, "louis_angle": 1, "spine_line": 64}
 ONLY_WITH = dict.fromkeys(("spinous_process", "spine_line"), ("tracheal_bifurcation", "louis_angle"))  # a thorax
@@ -27,7 +27,7 @@ OUTLIER_MM = 20.0  # a landmark that far off is a wrong one, which no standard u
 
 def reading_of(network: NetworkConfig, kinds: Sequence[KindContract] | None = None) -> Reading:
     """Return how a network is read; without chosen ``kinds``, with thresholds that keep everything."""
-    keep_all = (_kind(kind, 0.0, None).model_copy(update={"only_with": ()}) for kind in network.kinds)
+    keep_all = (_kind(kind, 0.0, None).model_copy(update=UNCONDITIONAL) for kind in network.kinds)
     chosen = tuple(kinds or keep_all)
     return Reading(
         input_size=network.input_size,
@@ -155,6 +155,7 @@ def _kind(kind: str, threshold: float, sigma: tuple[float, float] | None) -> Kin
         shape=shape,
         sigma=sigma,
         only_with=ONLY_WITH.get(kind, ()),
+        lateral_only=kind in LATERAL_KINDS,
     )
 
 
@@ -170,5 +171,7 @@ def as_toml(kinds: Sequence[KindContract]) -> str:
             lines.append(f"sigma = [{k.sigma[0]:.3f}, {k.sigma[1]:.3f}]")
         if k.only_with:
             lines.append(f"only_with = {json.dumps(k.only_with)}")
+        if k.lateral_only:
+            lines.append("lateral_only = true")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)

@@ -61,7 +61,7 @@ def operating_point_toml(weights: Path, images: Path, patients: Sequence[str]) -
     """Return the ``[[kinds]]`` of a build recipe, chosen on validation patients."""
     demand_unseen(load_checkpoint(weights).training["patients"], patients)
     network = load_network(weights)
-    findings = find(TorchBackend(network), reading_of(network.config), images, patients)
+    findings = find(TorchBackend(network), reading_of(network.config), images, patients, unlabelled_views=True)
     return as_toml(operating_point(findings, network.config.kinds))
 
 
@@ -148,7 +148,7 @@ def per_patient_table(findings: Sequence[Finding], operating: Callable[[str, str
                 values[i, j] = score(chosen, operating(patient, kind)).pck[HEADLINE_PX]
     rows = [[patient, *(percent(v) for v in row)] for patient, row in zip(patients, values, strict=True)]
     rows.append(["**mean**", *(percent(v) for v in np.nanmean(values, axis=0))])
-    rows.append(["spread (sd)", *(percent(v) for v in np.nanstd(values, axis=0))])
+    rows.append(["spread (sd)", *(percent(v) for v in np.nanstd(values, axis=0, ddof=1))])
     return markdown(["PCK@8", *(f"{kind}, {view}" for kind, view in columns)], rows)
 
 
@@ -167,7 +167,10 @@ def sigma_table(findings: Sequence[Finding], kinds: Sequence[KindContract]) -> s
 
 def chance_line(findings: Sequence[Finding]) -> str:
     """Say what a detector would score that finds the row of spinous processes, but nothing along it."""
-    gap_px, share = chance_along_the_row([f for f in findings if f.kind == "spinous_process"])
+    spinous = [f for f in findings if f.kind == "spinous_process"]
+    if not any(len(f.truth_px) > 1 for f in spinous):
+        return "No row of spinous processes is shown in these images."
+    gap_px, share = chance_along_the_row(spinous)
     return (
         f"Neighbouring spinous processes lie {gap_px:.0f} px apart (median): a peak placed anywhere along their row is "
         f"within {HEADLINE_PX:.0f} px of one in {100 * share:.0f} % of cases."
@@ -181,8 +184,8 @@ def mac_table() -> str:
         ("ResNet-50, as in the paper", NetworkConfig()),
         ("ResNet-18, half width, 384 px", NetworkConfig(bottom_up="resnet18", width=0.5, head_width=0.25)),
         (
-            "shipped: the same at 192 px",
-            NetworkConfig(bottom_up="resnet18", width=0.5, head_width=0.25, input_size=192),
+            "shipped: the same at 256 px",
+            NetworkConfig(bottom_up="resnet18", width=0.5, head_width=0.25, input_size=256),
         ),
     ):
         plain = count_macs(config, "plain")

@@ -34,6 +34,11 @@ class Comparison:
     seeds: tuple[int, ...]
     variants: tuple[str, ...]
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Return what the table shows: the variants, and the fold's own network for reference."""
+        return (*self.variants, "fold")
+
 
 @dataclass(frozen=True)
 class Study:

@@ -62,6 +62,14 @@ def rollback(config: ConfigFile = None, store: StoreFolder = None, key: KeyFile 
 
 
 @app.command()
+def remove(release: str, config: ConfigFile = None, store: StoreFolder = None, key: KeyFile = None) -> None:
+    """Delete a release that is neither current nor previous, without asking."""
+    with refusals():
+        freed = open_store(config, store, key).remove(release)
+    typer.echo(f"removed: {release}, {freed / 2**20:.1f} MiB")
+
+
+@app.command()
 def verify(
     release: Annotated[str | None, typer.Argument(help="one release; without, every one in the store")] = None,
     config: ConfigFile = None,

@@ -36,6 +36,7 @@ class Description:
     warnings: tuple[str, ...]
     provenance: Provenance
     contract: Contract
+    rebuild_for: tuple[str, ...] = ()  # what a rebuild on this machine would mend, part and value
 
 
 class Worker:
@@ -148,7 +149,8 @@ class Worker:
             raise _error(said)
         provenance = Provenance.model_validate_json(said["provenance"])
         contract = Contract.model_validate_json(said["contract"])
-        return child, Description(provenance.release, provenance.engine_warnings, provenance, contract)
+        mends = tuple(said.get("rebuild_for", ()))
+        return child, Description(provenance.release, provenance.engine_warnings, provenance, contract, mends)
 
     def _ask(self, asked: dict[str, Any], within_s: float) -> Message:
         assert self._child

@@ -38,8 +38,7 @@ def main(parent: Parent) -> None:
         except EdgeError as exc:
             parent.answer(said(exc))
             return
-        contract = pipeline.engine.contract.model_dump_json(by_alias=True)
-        parent.answer({"provenance": pipeline.provenance().model_dump_json(), "contract": contract})
+        parent.answer(opened(pipeline))
         for request in requests:
             parent.answer(*answer(request.header, pipeline))
 
@@ -53,6 +52,15 @@ def _opened(config: Config, held: ExitStack) -> Pipeline:
         held.callback(close)
     reader.await_ready()
     return Pipeline.of(config, engine, reader.read)
+
+
+def opened(pipeline: Pipeline) -> dict[str, Any]:
+    """Return what is said of what was opened."""
+    return {
+        "provenance": pipeline.provenance().model_dump_json(),
+        "contract": pipeline.engine.contract.model_dump_json(by_alias=True),
+        "rebuild_for": list(pipeline.engine.rebuild_for),
+    }
 
 
 def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:

@@ -13,16 +13,18 @@ from edge.errors import StateUnusable
 REBUILD_WANTED = "rebuild-wanted"
 
 
-def ask_rebuild(folder: Path, reasons: Sequence[str]) -> bool:
-    """Ask for a rebuild, saying why; False where just that was asked before.
+def ask_rebuild(folder: Path, rebuild_for: Sequence[str]) -> bool:
+    """Ask for a rebuild, saying for which parts; False where nothing is new since it was asked for last.
 
-    A restart must not begin hours of building anew. Raises `StateUnusable` where the state folder takes no file.
+    Neither a restart nor another release with the same parts amiss may begin hours of building anew. Raises
+    `StateUnusable` where the state folder takes no file.
     """
-    wanted, text = folder / REBUILD_WANTED, "".join(f"{reason}\n" for reason in reasons)
+    wanted = folder / REBUILD_WANTED
     try:
-        if wanted.is_file() and wanted.read_text() == text:
+        asked = wanted.read_text().splitlines() if wanted.is_file() else []
+        if set(rebuild_for) <= set(asked):
             return False
-        wanted.write_text(text)
+        wanted.write_text("".join(f"{part}\n" for part in rebuild_for))
     except OSError as exc:
         raise StateUnusable(
             f"{wanted}: a rebuild cannot be asked for ({exc.strerror}); let the service's user write there, or set "

@@ -123,7 +123,7 @@ class Serving:
         self._log.info("ready", release=opened.release, version=__version__, reader=reader)
         for warning in opened.warnings:
             self._log.warning("release does not fit", reason=warning)
-        if config.stale == "rebuild" and opened.warnings and ask_rebuild(self._folder, opened.warnings):
+        if config.stale == "rebuild" and ask_rebuild(self._folder, opened.rebuild_for):
             self._log.warning("a rebuild is asked for", file=str(self._folder / REBUILD_WANTED))
 
 

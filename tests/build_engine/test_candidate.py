@@ -2,7 +2,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from build_engine.candidate import Candidate, fastest, give_back_layers, time_ratio
+from build_engine.candidate import (
+    Candidate,
+    Refusal,
+    fastest,
+    give_back_layers,
+    tell_warnings,
+    time_ratio,
+    warnings,
+)
 from build_engine.compiled import Compiled
 from build_engine.recipe import RecipeError
 from build_engine.sensitivity import LayerEffect
@@ -13,10 +21,41 @@ ORDER = tuple(
 )
 
 
-def candidate(*, passed=True, keep=(), precision="int8", speed=1.0):
-    compiled = Compiled(b"", "model.onnx", "onnxruntime", "1.0", {})
+class ClosingBackend(FunctionBackend):
+    """Holds something that has to be given back, as a backend on a GPU does; takes as long as it is told."""
+
+    def __init__(self, seconds=0.0, clock=None):
+        super().__init__(self.answer)
+        self.seconds, self.clock, self.closed = seconds, clock, False
+
+    def answer(self, batch):
+        assert not self.closed
+        if self.clock is not None:
+            self.clock.now += self.seconds
+        return batch
+
+    def close(self):
+        self.closed = True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def candidate(*, passed=True, keep=(), precision="int8", speed=1.0, int8=0, backend=None):
+    compiled = Compiled(b"", "model.onnx", "onnxruntime", "1.0", {"int8": int8, "fp32": 19})
     gate = SimpleNamespace(passed=passed, faults=() if passed else ("it moves",))
-    return Candidate(precision, compiled, FunctionBackend(lambda batch: batch), "onnxruntime", gate, keep, (), speed)
+    backend = backend or FunctionBackend(lambda batch: batch)
+    return Candidate(precision, compiled, backend, "onnxruntime", gate, keep, (), speed)
+
+
+def plan(precision, seconds, clock, *, passed=True, ran_on="tensorrt"):
+    compiled = Compiled(b"", "model.plan", "tensorrt", "11.4", {}, gpu="NVIDIA RTX A2000")
+    gate = SimpleNamespace(passed=passed, faults=() if passed else ("it moves",))
+    return Candidate(precision, compiled, ClosingBackend(seconds, clock), ran_on, gate, batch=[[[0.0]]])
 
 
 def attempts_that_pass_with(*needed):
@@ -74,9 +113,70 @@ def test_auto_takes_the_fastest_that_passes():
     assert fastest([candidate(speed=0.5, passed=False), half]) is half
 
 
+def test_every_attempt_that_was_refused_is_kept_with_its_faults():
+    attempt, asked = attempts_that_pass_with("c")
+    chosen = give_back_layers(attempt, lambda: ORDER, lambda _: None)
+    assert asked == [(), ("d",), ("d", "c")]
+    assert chosen.refused == (Refusal((), ("it moves",)), Refusal(("d",), ("it moves",)))
+
+
+def test_attempts_that_are_not_taken_give_their_device_back():
+    made = []
+
+    def attempt(keep):
+        made.append(candidate(passed={"d", "c", "b"} <= set(keep), keep=keep, backend=ClosingBackend()))
+        return made[-1]
+
+    chosen = give_back_layers(attempt, lambda: ORDER, lambda _: None)
+    assert [len(one.kept_float) for one in made] == [0, 1, 2, 3]
+    assert not chosen.backend.closed
+    assert all(one.backend.closed for one in made if one.backend is not chosen.backend)
+
+
+def test_int8_in_few_layers_or_without_gain_is_warned_of():
+    assert warnings(candidate(int8=16, keep=("x",) * 16, speed=0.9)) == ()
+    (few,) = warnings(candidate(int8=3, keep=("x",) * 29, speed=0.9))
+    assert "3 of 32" in few
+    (slow,) = warnings(candidate(int8=32, speed=1.0))
+    assert "1.00 of the time of float32" in slow
+    assert len(warnings(candidate(precision="fp16", speed=1.12))) == 1
+    assert warnings(candidate(precision="fp32", speed=1.01)) == (), "it is float32"
+    assert warnings(candidate(int8=32, speed=None)) == (), "not timed"
+
+
+def test_warnings_are_said_of_what_passed():
+    said = []
+    tell_warnings(candidate(int8=3, keep=("x",) * 29, speed=1.11), said.append)
+    assert [line.split(":")[0] for line in said] == ["WARNING", "WARNING"]
+    tell_warnings(candidate(int8=3, keep=("x",) * 29, speed=1.11, passed=False), said.append)
+    assert len(said) == 2
+
+
 def test_auto_does_not_guess_what_it_cannot_time():
-    with pytest.raises(RecipeError, match="time the engines"):
-        fastest([candidate(speed=None), candidate(precision="fp16")])
+    clock = Clock()
+    absent = plan("int8", 1.0, clock, ran_on="onnxruntime in place of tensorrt, whose plan was not run (no GPU)")
+    with pytest.raises(RecipeError, match=r"time the engines, and int8 did not run here \(onnxruntime in place"):
+        fastest([plan("fp16", 1.0, clock), absent], clock)
+
+
+@pytest.mark.parametrize(
+    ("fp32", "fp16", "int8", "taken"), [(4, 2, 1, "int8"), (4, 2, 2, "fp16"), (4, 2, 3, "fp16"), (1, 2, 3, "fp32")]
+)
+def test_auto_times_plans_where_they_ran(fp32, fp16, int8, taken):
+    clock = Clock()
+    plans = [plan(name, seconds, clock) for name, seconds in (("fp32", fp32), ("fp16", fp16), ("int8", int8))]
+    chosen = fastest(plans, clock)
+    assert chosen.precision == taken
+    assert chosen.speed == pytest.approx({"fp32": fp32, "fp16": fp16, "int8": int8}[taken] / fp32)
+    assert [one.backend.closed for one in plans] == [one.precision != taken for one in plans]
+
+
+def test_auto_gives_back_the_device_of_what_did_not_pass():
+    clock = Clock()
+    refused, taken = plan("int8", 1.0, clock, passed=False), plan("fp16", 2.0, clock)
+    assert fastest([taken, refused], clock).precision == "fp16"
+    assert refused.backend.closed
+    assert not taken.backend.closed
 
 
 def test_auto_publishes_nothing_when_nothing_passes():

@@ -20,6 +20,8 @@ from build_engine.quantize import HEATMAPS, count_precisions, quantisable_layers
 from build_engine.tensorrt_flavours import (
     cache_key,
     compile_tensorrt,
+    demand_types,
+    engine_layers,
     engine_types,
     network_precisions,
     read_timing_cache,
@@ -126,6 +128,64 @@ def test_rtx_compiles_every_precision_without_a_gpu(graphs, precision):
 def test_rtx_compiles_for_one_compute_capability(graphs):
     settings = CompileSettings(flavour="tensorrt_rtx", compute_capability="8.9", workspace_mib=256, builder_level=1)
     assert compile_engine(graphs["fp16"], settings, SilentProgress()).compute_capability == "8.9"
+
+
+def a2000():
+    return DeviceFacts("NVIDIA RTX A2000", "8.6", "580.65.06")
+
+
+@pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    ("asked", "made_on"),
+    [("8.9", None), ("8.6", "NVIDIA RTX A2000"), (None, None)],
+    ids=["for another GPU", "for the GPU that is here", "for all, and does not load here"],
+)
+def test_a_plan_that_is_not_for_the_gpu_that_is_here_was_made_without_one(graphs, asked, made_on):
+    """TensorRT-RTX loads no plan on this machine, so the last stands for a GPU that it does not take."""
+    settings = CompileSettings(flavour="tensorrt_rtx", compute_capability=asked)
+    compiled = compile_tensorrt(tensorrt_rtx_bindings, graphs["fp16"], settings, SilentProgress(), a2000)
+    assert compiled.gpu == made_on
+    assert (compiled.driver is None) == (made_on is None)
+    assert compiled.compute_capability == asked
+    assert any("not read from the built engine" in note for note in compiled.notes)
+
+
+@pytest.mark.skipif(gpu() is not None, reason="this machine has a GPU")
+def test_what_was_not_read_from_a_built_engine_is_said(graphs):
+    (note,) = compile_engine(graphs["fp16"], RTX, SilentProgress()).notes
+    assert "not read from the built engine" in note
+
+
+@pytest.mark.parametrize(
+    ("asked", "built", "said"),
+    [
+        ({"int8": 3, "fp16": 2}, {"int8": 1, "fp16": 1, "fp32": 4}, None),  # counts differ: layers are fused
+        ({"int8": 3, "fp16": 2}, {"fp16": 5, "fp32": 1}, "int8"),
+        ({"int8": 3, "fp16": 2}, {"int8": 5, "fp32": 1}, "fp16"),
+        ({"fp16": 2, "fp32": 1}, {"fp32": 9}, "fp16"),
+        ({"fp16": 2}, {"fp16": 2, "int8": 1}, "int8"),
+        ({"fp32": 9}, {"fp32": 4, "fp16": 1}, "fp16"),
+        ({"fp32": 9}, {"fp32": 4}, None),
+        ({"int8": 9}, {}, None),  # the inspector tells nothing
+    ],
+)
+def test_a_built_engine_has_every_precision_that_was_asked_for_and_no_other(asked, built, said):
+    if said is None:
+        demand_types(asked, built)
+    else:
+        with pytest.raises(CompileError, match=f"{said}.*the built engine"):
+            demand_types(asked, built)
+
+
+def test_layers_of_an_engine_are_counted_by_what_they_read():
+    told = """{"Layers": [
+        {"Name": "a", "Inputs": [{"Format/Datatype": "Row major Int8 format"}, {"Format/Datatype": "Row major FP32"}]},
+        {"Name": "b", "Inputs": [{"Format/Datatype": "Row major Int8 format"}]},
+        {"Name": "c", "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]},
+        {"Name": "d", "Inputs": []}, "e"]}"""
+    assert engine_layers(told) == {"int8": 2, "fp16": 1}
+    assert not engine_layers('{"Layers": ["a", "b"]}')
+    assert not engine_layers("not JSON")
 
 
 def test_a_compute_capability_that_rtx_does_not_know_is_refused_with_those_it_does(graphs):

@@ -1,7 +1,8 @@
 import numpy as np
+import pydicom
 import pytest
 
-from calibration.audit import audit
+from calibration.audit import audit, shared_with
 from calibration.calibration_set import CalibrationError, CalibrationSet
 from calibration.report import audit_report
 from calibration.select import select
@@ -92,6 +93,62 @@ def test_a_pseudonym_may_stay_where_the_header_says_that_the_identity_is_removed
     assert [finding.what.split()[0] for finding in audited().findings] == ["PatientBirthDate"]
 
 
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        *("PatientBirthName", "RequestingPhysician", "PhysiciansOfRecord", "PatientMotherBirthName", "OperatorsName"),
+        *("RTImageDescription", "SeriesDescription", "StudyDescription", "ImageComments", "PatientComments"),
+        *("AdditionalPatientHistory", "AccessionNumber", "InstitutionName"),
+    ],
+)
+def test_a_name_outlives_a_header_that_says_that_the_identity_is_removed(portal, audited, keyword):
+    portal("ours/a.dcm", 1, PatientIdentityRemoved="YES", **{keyword: "Miller Ann"})
+    (finding,) = audited().findings
+    assert finding.what.startswith(f"{keyword} in 1 of 1 images: a.dcm")
+    assert "Miller" not in finding.what
+
+
+@pytest.mark.parametrize(
+    ("vr", "value"), [("LO", "Miller"), ("PN", "Miller^A"), ("UT", "A. M."), ("UN", b"Miller^Ann")]
+)
+def test_a_name_in_a_private_attribute_is_found(portal, audited, vr, value):
+    path = portal("ours/a.dcm", 1, PatientIdentityRemoved="YES")
+    dataset = pydicom.dcmread(path)
+    dataset.private_block(0x3001, "A VENDOR", create=True).add_new(0x10, vr, value)
+    dataset.save_as(path)
+    (finding,) = audited().findings
+    assert finding.what.startswith("private (3001,1010) in 1 of 1 images")
+
+
+def test_a_name_within_a_sequence_is_found(portal, audited, exposure):
+    item = exposure(KVP="6000", OperatorsName="Miller^Ann")
+    portal("ours/a.dcm", 1, PatientIdentityRemoved="YES", ExposureSequence=item)
+    (finding,) = audited().findings
+    assert finding.what.startswith("OperatorsName in 1 of 1 images")
+
+
+def test_a_text_that_is_written_as_a_name_is_found_in_any_attribute(portal, audited):
+    portal("ours/a.dcm", 1, RTImageLabel="Miller^Ann")
+    (finding,) = audited().findings
+    assert finding.what.startswith("RTImageLabel in 1 of 1 images")
+
+
+def test_what_a_machine_says_of_itself_names_nobody(portal, audited):
+    texts = {
+        "Manufacturer": "A vendor", "ManufacturerModelName": "Panel 3", "SoftwareVersions": ["1.2", "3"],
+        "StationName": "ROOM-2", "DeviceSerialNumber": "815", "RTImageLabel": "AP 1", "SeriesDescription": " ",
+        "PatientBirthName": "^^", "OtherPatientIDsSequence": [],
+    }  # fmt: skip
+    path = portal("ours/a.dcm", 1, **texts)
+    dataset = pydicom.dcmread(path)
+    block = dataset.private_block(0x3001, "A VENDOR", create=True)
+    block.add_new(0x10, "UN", bytes([0, 1, 2, 250]))
+    block.add_new(0x11, "DS", "1.5")
+    block.add_new(0x12, "LO", "")
+    dataset.save_as(path)
+    assert audited().findings == ()
+
+
 def test_a_patient_in_a_file_name_is_found_and_not_printed(portal, audited):
     portal("ours/miller_01.dcm", 1, PatientName="Miller^Ann")
     result = audited()
@@ -135,6 +192,18 @@ def test_a_few_odd_later_images_are_no_drift(portal, field, audited):
     for seed in range(2):
         portal(f"later/{seed}.dcm", noisy(smooth(field, seed + 100), seed))
     assert audited(later=["later"]).findings == ()
+
+
+def test_what_test_images_share_with_a_set_is_said_and_its_images_are_checked(portal, tmp_path):
+    portal("ours/a.dcm", 1, PatientID="P1")
+    chosen = select([tmp_path / "ours"], 100, 0, (), list).calibration_set
+    other_seed, apart = portal("tests/b.dcm", 2, PatientID="P1"), portal("tests/c.dcm", 3, PatientID="P2")
+    assert shared_with(chosen, [apart]) == ()
+    (said,) = shared_with(chosen, [apart, other_seed])
+    assert said.startswith("1 of 2 test images show a patient of it: b.dcm")
+    portal("ours/a.dcm", 4, PatientID="P1")
+    with pytest.raises(CalibrationError, match="not the one that was selected"):
+        shared_with(chosen, [apart])
 
 
 def test_an_unreadable_test_image_is_noted(portal, audited):

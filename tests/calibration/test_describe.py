@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -79,11 +82,50 @@ def test_a_header_that_contradicts_its_own_format_is_named(portal):
         read_header(path)
 
 
+def test_a_value_that_nobody_asks_for_may_contradict_its_format(portal):
+    path = portal("a.dcm", 1, WindowCenter="120", OperatorsName="Miller")
+    data = path.read_bytes()
+    assert data.count(b"120 ") == 1
+    path.write_bytes(data.replace(b"120 ", b"1x0 "))
+    assert read_header(path).identifying == ("OperatorsName",)
+
+
 def test_texts_of_a_png_are_named_by_their_keyword(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Comment", "Mrs Miller")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png", pnginfo=texts)
     assert read_header(tmp_path / "a.png").identifying == ("text Comment",)
+
+
+def test_what_a_camera_program_writes_into_a_png_is_named(tmp_path):
+    exif = Image.Exif()
+    exif[270] = "Mrs Miller"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png", exif=exif)
+    assert read_header(tmp_path / "a.png").identifying == ("text exif",)
+
+
+def test_texts_of_a_png_behind_its_pixels_are_named_too(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    chunk = b"tEXtComment\0Mrs Miller"
+    text = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(data[:-12] + text + data[-12:])  # before IEND
+    assert read_header(tmp_path / "a.png").identifying == ("text Comment",)
+
+
+@pytest.mark.parametrize(
+    ("tags", "named"),
+    [
+        ({}, ()),
+        ({305: "A program 1.2", 306: "2026:01:02 03:04:05"}, ()),
+        ({270: "Mrs Miller", 315: "Dr Smith"}, ("text Artist", "text ImageDescription")),
+        ({700: b"<x:xmpmeta/>"}, ("text XMP",)),
+    ],
+)
+def test_of_a_tiff_what_names_someone_is_named_and_its_compression_is_not(tmp_path, tags, named):
+    picture = Image.fromarray(np.zeros((8, 8), np.uint8))
+    picture.save(tmp_path / "a.tif", tiffinfo=tags, compression="tiff_lzw")
+    assert read_header(tmp_path / "a.tif").identifying == named
 
 
 def distance(one, two):

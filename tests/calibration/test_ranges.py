@@ -60,6 +60,12 @@ def test_ranges_that_make_no_sense_are_refused(amax):
         ranges(amax=amax)
 
 
+def test_ranges_of_another_model_say_how_to_get_those_of_this_one():
+    """The same checkpoint gives other bytes after an upgrade: to collect again on the old release would not help."""
+    with pytest.raises(CalibrationError, match=r"exported by another PyTorch.*publish fp32 anew, then collect on it"):
+        ranges().of("max", onnx_sha256=OTHER)
+
+
 def test_a_torn_file_says_what_to_do(tmp_path):
     path = tmp_path / "ranges.json"
     write_ranges(path, ranges())

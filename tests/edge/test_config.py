@@ -97,7 +97,7 @@ def test_the_config_is_frozen():
         ("store = '/s'\nrelease_key = '/k'\nrelease = '/r'", "release and store name two releases"),
         ("store = 's'\nrelease_key = '/k'", "store: Value error, give an absolute path"),
         ("store = '/s'\nrelease_key = 'k'", "release_key: Value error, give an absolute path"),
-        ("stale = 'ignore'", "stale: Input should be 'refuse', 'fallback' or 'serve'"),
+        ("stale = 'ignore'", "stale: Input should be 'refuse', 'fallback', 'serve' or 'rebuild'"),
         ("overlay = 'yes'", "overlay: Input should be a valid boolean"),
         ("settle_s = 1\nsettle_s = 2", "not TOML"),
         ("settle_s 1", "not TOML"),

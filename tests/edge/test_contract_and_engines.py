@@ -83,7 +83,7 @@ def test_the_shipped_release_keeps_its_promise_and_is_the_default(shipped):
 
 def test_the_shipped_release_has_the_form_that_the_design_promises(shipped):
     promise = shipped.contract
-    assert (promise.input_size, promise.heatmap_size) == (192, 144)
+    assert (promise.input_size, promise.heatmap_size) == (256, 192)
     assert promise.mm_per_net_px is not None
     assert promise.assumed_longer_side_mm
     assert [(kind.kind, kind.shape) for kind in promise.kinds] == [

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_with_geometry_a_landmark_has_its_place_in_the_isocentre_plane(found):
 
 def test_a_landmark_s_numbers_are_plain_floats(found):
     """So that they can be written as JSON."""
-    geometry = SimpleNamespace(to_isoplane=np.asarray)
+    geometry = SimpleNamespace(to_isoplane=np.asarray, gantry_deg=None)
     (landmark,) = found(carina=[(20, 30, 0.9)], geometry=geometry)
     assert {type(value) for value in (*landmark.xy_px, *landmark.xy_mm, landmark.score)} == {float}
 
@@ -356,6 +357,38 @@ def test_a_kind_that_depends_on_another_is_not_reported_alone(contract, rows, ca
     placement, _ = fit_into_square((48, 48), 48)
     found = landmarks_from_peaks(peaks, np.zeros((2, 36, 36)), reading, placement, (48, 48), None)
     assert [one.kind for one in found] == kinds
+
+
+@pytest.mark.parametrize(
+    ("gantry", "shown"),
+    [
+        ("90.0", True),
+        ("270.0", True),
+        ("134.9", True),
+        ("135.1", False),
+        ("46", True),
+        ("44", False),
+        ("180", False),
+        ("359", False),
+    ],
+)
+def test_a_kind_of_lateral_views_is_not_reported_from_another_side(contract, rows, gantry, shown):
+    small = contract()
+    spinous, carina = small.kinds
+    dependent = spinous.model_copy(update={"only_with": (carina.kind,)})
+    reading = small.model_copy(update={"kinds": (dependent, carina.model_copy(update={"lateral_only": True}))})
+    peaks, (placement, _) = rows([(20.0, 20.0, 0.9)], [(24.0, 20.0, 0.9)]), fit_into_square((48, 48), 48)
+
+    def kinds(geometry):
+        return [
+            one.kind
+            for one in landmarks_from_peaks(peaks, np.zeros((2, 36, 36)), reading, placement, (48, 48), geometry)
+        ]
+
+    tags = GeometryTags(sid_mm=("1500",), sad_mm=("1000",), spacing_mm=("0.4", "0.4"), gantry_deg=(gantry,))
+    both = ["spinous_process", "tracheal_bifurcation"]
+    assert kinds(image_geometry(tags, (48, 48))) == (both if shown else [])  # nor does it stand for what needs it
+    assert kinds(replace(image_geometry(tags, (48, 48)), gantry_deg=None)) == both  # not known: nothing is held back
 
 
 def test_a_line_does_not_jump_with_its_highest_site():

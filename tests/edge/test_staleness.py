@@ -15,7 +15,7 @@ from edge.contract import read_contract
 from edge.engines import SHIPPED_RELEASE, open_signed
 from edge.errors import BackendFailed, BadRelease
 from edge.manifest import Manifest, SignedRelease
-from edge.staleness import MachineFacts, differences, in_words, machine_facts
+from edge.staleness import MachineFacts, differences, in_words, machine_facts, rebuild_for
 
 ZEROS = "0" * 64
 MODEL, SET = "a" * 64, "b" * 64
@@ -98,10 +98,9 @@ def test_a_machine_without_what_a_plan_was_built_for_lacks_it():
     ]  # fmt: skip
 
 
-def test_a_float_release_does_not_differ_in_a_calibration_set_that_nobody_expects():
-    assert differences(manifest(calibration_set_sha256=None), replace(HERE, calibration_set_sha256=None)) == ()
-    (one,) = differences(manifest(calibration_set_sha256=None), HERE)
-    assert one.text == "calibration set bbbbbbbbbbbb expected, built from none"
+def test_neither_a_float_release_nor_where_nothing_is_expected_differs_in_its_calibration_set():
+    assert differences(manifest(calibration_set_sha256=None), HERE) == ()
+    assert differences(manifest(), replace(HERE, calibration_set_sha256=None)) == ()
 
 
 def test_the_facts_for_onnx_runtime_are_its_version():
@@ -235,6 +234,43 @@ def test_until_it_is_rebuilt_the_old_one_serves_or_else_the_shipped_one(built):
     failing = open_signed(release, 1, "rebuild", lambda _: other, Recorder(np.full_like(peaks, -1)))
     assert failing.contract == read_contract(SHIPPED_RELEASE / "contract.json")[0]
     assert "in place of release room-1" in failing.warnings[0]
+
+
+# --- what a rebuild would be for ---
+
+
+def test_a_rebuild_is_for_what_it_mends_and_a_model_is_not():
+    for other, part, _ in OTHERS:
+        mended = rebuild_for(differences(manifest(), replace(HERE, **other)))
+        here = next(iter(other.values()))
+        assert mended == (() if part in {"model", "calibration set"} else (f"{part} {here}",))
+
+
+def test_no_rebuild_brings_back_what_is_missing():
+    assert rebuild_for(differences(manifest(), MachineFacts(HERE.flavour_version))) == ()
+
+
+def test_an_engine_says_what_a_rebuild_would_be_for_whatever_its_release_is_called(built):
+    release, peaks = built()
+    other = replace(HERE, driver="580.65")
+    assert open_signed(release, 1, "rebuild", lambda _: HERE, Recorder(peaks)).rebuild_for == ()
+    assert open_signed(release, 1, "rebuild", lambda _: other, Recorder(peaks)).rebuild_for == ("driver 580.65",)
+    sites_own, _ = built(checkpoint_sha256="c" * 64)
+    engine = open_signed(sites_own, 1, "rebuild", lambda _: HERE, Recorder(peaks))
+    assert "model" in engine.warnings[0]
+    assert engine.rebuild_for == ()
+
+
+def test_a_release_that_fails_asks_for_a_rebuild_once_for_each_machine(built):
+    release, peaks = built()
+    wrong = Recorder(np.full_like(peaks, -1))
+    failed = open_signed(release, 1, "rebuild", lambda _: HERE, wrong).rebuild_for
+    machine = "library 1.7.1, GPU RTX A4000, compute capability 8.6, driver 570.86, CUDA 12.8"
+    assert failed == (f"a release for tensorrt failed on {machine}",)
+    elsewhere = open_signed(release, 1, "rebuild", lambda _: replace(HERE, driver="580.65"), wrong).rebuild_for
+    assert elsewhere[0] == "driver 580.65"
+    assert elsewhere[1] != failed[0]
+    assert open_signed(release, 1, "rebuild", broken, never).rebuild_for == ()
 
 
 @pytest.mark.parametrize("policy", POLICIES)

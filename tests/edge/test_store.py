@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnxruntime
 import pytest
 
+import edge.store
 from edge.config import StalePolicy
 from edge.engines import open_store_engine
 from edge.errors import BadConfig, BadRelease, StoreNotWritable
@@ -126,6 +128,14 @@ def test_a_release_is_added_whole_and_is_not_yet_in_use(store, staged):
     }
     assert links(store) == (None, None)
     assert sorted(path.name for path in store.root.iterdir()) == [".lock", "releases"]
+
+
+def test_the_first_release_survives_a_power_loss_with_the_folder_that_it_lies_in(store, staged, monkeypatch):
+    synced, real = [], edge.store._sync
+    monkeypatch.setattr("edge.store._sync", lambda folder: (synced.append(folder), real(folder)))
+    folder = store.add(staged("r1"))
+    assert synced[-1] == folder.parent
+    assert store.root in synced
 
 
 def test_a_store_that_moves_stays_whole(filled, tmp_path):
@@ -403,6 +413,79 @@ def test_a_store_that_is_not_there_is_named(store):
     assert "No such file" in refusal(store.list)
 
 
+# --- the calibration set that a site means ---
+
+SETS = ["a" * 64, "b" * 64]
+
+
+@pytest.fixture
+def promised(staged, seal):
+    """Return a function that makes a release that was built from a calibration set on a day of January."""
+
+    def make(name, calibration_set_sha256, day, checkpoint_sha256=ZEROS):
+        folder = staged(name)
+        same = {"calibration_set_sha256": calibration_set_sha256, "checkpoint_sha256": checkpoint_sha256}
+        promise = json.loads((folder / "contract.json").read_text()) | same
+        (folder / "contract.json").write_text(json.dumps(promise))
+        return seal(folder, name, created_utc=f"2026-01-{day:02}T03:04:05Z", **same)
+
+    return make
+
+
+def test_a_release_of_an_older_calibration_set_than_the_last_one_says_so(store, promised):
+    store.add(promised("old", SETS[0], day=1))
+    store.use("old")
+    assert open_store_engine(store, 1, "refuse").rebuild_for == ("library " + onnxruntime.__version__,)
+    assert "calibration set" not in open_store_engine(store, 1, "refuse").warnings[0]
+    store.add(promised("new", SETS[1], day=2))
+    store.add(promised("float", None, day=3))
+    (warning,) = open_store_engine(store, 1, "refuse").warnings
+    assert "calibration set bbbbbbbbbbbb expected, built from aaaaaaaaaaaa" in warning
+    for name in ("new", "float"):
+        store.use(name)
+        assert "calibration set" not in open_store_engine(store, 1, "refuse").warnings[0]
+
+
+def test_the_calibration_set_of_another_model_is_none_of_a_release_s(store, promised):
+    store.add(promised("one", SETS[0], day=1))
+    store.add(promised("other", SETS[1], day=2, checkpoint_sha256="c" * 64))
+    assert store.newest_calibration_set("one") == SETS[0]
+    assert store.newest_calibration_set("other") == SETS[1]
+    assert store.newest_calibration_set("r9") is None
+
+
+# --- removing ---
+
+
+def test_a_release_is_removed_and_says_what_it_freed(filled):
+    folder = filled.root / "releases" / "r3"
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert filled.remove("r3") == size
+    assert [one.release for one in filled.list()] == ["r1", "r2"]
+    assert sorted(path.name for path in filled.root.iterdir()) == [".lock", "current", "previous", "releases"]
+    assert "no such release" in refusal(filled.remove, "r3")
+
+
+def test_a_damaged_release_can_be_removed(filled):
+    flip("manifest.json")(filled.root / "releases" / "r3")
+    filled.remove("r3")
+    assert not (filled.root / "releases" / "r3").exists()
+
+
+@pytest.mark.parametrize("name", ["r1", "r2"])
+def test_neither_what_is_in_use_nor_what_was_before_is_removed(filled, name):
+    before = state(filled)
+    assert "and stays" in refusal(filled.remove, name)
+    assert state(filled) == before
+
+
+@pytest.mark.parametrize("name", ["..", "../staged", "/etc", "r1/../r3", ""])
+def test_nothing_outside_is_removed(filled, name):
+    before = state(filled)
+    assert "not the name of a release" in refusal(filled.remove, name)
+    assert state(filled) == before
+
+
 # --- names and links that lead out of the store ---
 
 
@@ -455,6 +538,16 @@ def test_a_current_that_is_no_link_is_refused(filled):
     assert "is no link to a release" in refusal(filled.current)
 
 
+@pytest.mark.parametrize("link", ["current", "previous"])
+def test_a_link_that_is_a_folder_is_named_as_one_and_kept(filled, link):
+    (filled.root / link).unlink()
+    (filled.root / link).mkdir()
+    message = refusal(getattr(filled, link))
+    assert f"{link}: is a folder, not a link to a release; move it out of the store" in message
+    assert "is a folder" in refusal(filled.use, "r3")
+    assert (filled.root / link).is_dir()
+
+
 # --- killed at any moment ---
 
 
@@ -503,6 +596,17 @@ def each_kill(filled, tmp_path):
         assert step > 20, "so few calls of the system cannot be all of them"
 
     return stores
+
+
+def test_removing_can_be_killed_at_any_step(each_kill):
+    for store in each_kill(lambda store: store.remove("r3")):
+        assert links(store) == ("r2", "r1")
+        for one in store.list():
+            store.verify(one.release)
+        if "r3" in {one.release for one in store.list()}:
+            store.remove("r3")
+        store.use("r1")
+        assert sorted(path.name for path in store.root.iterdir()) == [".lock", "current", "previous", "releases"]
 
 
 def test_adding_can_be_killed_at_any_step(each_kill, staged):

@@ -213,7 +213,7 @@ def test_tables_have_a_row_per_cell_and_a_spread_over_patients():
     assert "| p | 100.0 % |" in table
     assert "| q | 0.0 % |" in table
     assert "| **mean** | 50.0 % |" in table
-    assert "| spread (sd) | 50.0 % |" in table
+    assert "| spread (sd) | 70.7 % |" in table
     assert "| tracheal_bifurcation | 0 | - | 0 | - |" in false_alarm_table(findings, [CARINA])
 
 
@@ -259,6 +259,65 @@ def test_findings_come_through_the_rooms_own_pipeline(data_set):
         height, width = f.size_px
         assert f.found_px[0] == pytest.approx((width / 2, height / 2), abs=1 / f.net_per_px)
         assert f.scores.tolist() == [pytest.approx(0.8)]
+
+
+def test_what_lies_beyond_the_labels_is_not_judged_but_answered(data_set):
+    path = data_set / "empty_field" / "truth.json"
+    truth = json.loads(path.read_text())
+    for entry in truth[
+        "images"
+    ].values():  # the only label is at the top; the peak, in the middle, is farther than 12 mm
+        entry["unlabelled"] = []
+        entry["landmarks"] = [{"kind": "spinous_process", "x_px": 50.0, "y_px": 0.0, "x_mm": 0, "y_mm": 0}]
+    path.write_text(json.dumps(truth))
+    reading = reading_of(NetworkConfig(input_size=192, mm_per_net_px=1.6))
+    peaks = np.full((4, reading.rows_per_kind, 3), -1.0)
+    peaks[:, 0] = (96, 96, 0.8)
+    findings = find(FunctionBackend(lambda _: peaks, reading.heatmap_size), reading, data_set, ["empty_field"])
+    spinous = [f for f in findings if f.kind == "spinous_process"]
+    assert len(spinous) == 4
+    for f in spinous:
+        height, width = f.size_px
+        assert height / 2 * f.mm_per_px > 12
+        assert len(f.kept(SPINOUS)) == 0
+        points, scores = f.answered(SPINOUS)
+        assert points[0] == pytest.approx((width / 2, height / 2), abs=1 / f.net_per_px)
+        assert scores.tolist() == [pytest.approx(0.8)]
+
+
+def test_what_is_answered_is_the_best_of_all_as_in_the_room():
+    one = replace(
+        finding([(10, 10)], [(10, 10, 0.9), (10, 30, 0.6), (10, 50, 0.4)], "spinous_process"),
+        beyond=np.array([(10.0, 90.0, 0.7), (10.0, 99.0, 0.3)]),
+    )
+    points, scores = one.answered(SPINOUS.model_copy(update={"at_most": 2}))
+    assert scores.tolist() == [0.9, 0.7]
+    assert points.tolist() == [[10.0, 10.0], [10.0, 90.0]]
+    assert one.answered(SPINOUS)[1].tolist() == [0.9, 0.7, 0.6], "0.5 is the threshold"
+    assert len(one.silent().answered(SPINOUS)[0]) == 0
+
+
+@pytest.mark.parametrize("lateral_only", [False, True])
+def test_a_louis_angle_in_an_ap_view_is_one_too_many_where_asked_for(data_set, lateral_only):
+    path = data_set / "empty_field/truth.json"
+    truth = json.loads(path.read_text())
+    for entry in truth["images"].values():
+        entry |= {"view": "ap", "unlabelled": ["louis_angle"]}
+    path.write_text(json.dumps(truth))
+    reading = reading_of(NetworkConfig(input_size=192, mm_per_net_px=1.6))
+    kinds = [k.model_copy(update={"lateral_only": lateral_only and k.kind == "louis_angle"}) for k in reading.kinds]
+    reading = reading.model_copy(update={"kinds": tuple(kinds)})
+    peaks = np.full((4, reading.rows_per_kind, 3), -1.0)
+    peaks[:, 0] = (96, 96, 0.8)
+    backend = FunctionBackend(lambda _: peaks, reading.heatmap_size)
+    assert "louis_angle" not in {f.kind for f in find(backend, reading, data_set, ["empty_field"])}
+    asked = find(backend, reading, data_set, ["empty_field"], unlabelled_views=True)
+    louis = [f for f in asked if f.kind == "louis_angle"]
+    assert all(f.unlabelled_view for f in louis)
+    promise = next(k for k in kinds if k.kind == "louis_angle")
+    alarms = false_alarms(louis, promise)
+    # the gantry of these stands at exactly 0, which is not believed: what is not known holds nothing back
+    assert (alarms.hidden, alarms.per_hidden) == (4, 1.0)
 
 
 def test_an_operating_point_names_every_kind(data_set):

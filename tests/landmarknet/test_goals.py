@@ -12,6 +12,7 @@ KINDS = (
     KindContract(kind="tracheal_bifurcation", threshold=0.0, at_most=1),
     KindContract(kind="louis_angle", threshold=0.0, at_most=1),
 )
+REACHES, WITHOUT, CHANCE = -4, -3, -2  # columns
 TRUTH = {"spinous_process": [(192.0, 40.0 * i) for i in range(1, 8)]}
 
 
@@ -44,22 +45,22 @@ def test_a_goal_is_reached_by_what_lies_near_and_not_by_what_lies_far():
 
 def test_chance_stands_beside_each_goal():
     table = rows(goal_table(all_cells(off_px=50.0), all_cells(), KINDS, frozenset("p")))
-    assert table["tracheal bifurcation, AP MV"][-2] == "100.0 %"  # whoever guesses at the mean place is right here
-    assert table["spinous processes, AP MV, one to one"][-2] == "40.0 %"  # 16 of 40 px lie within 8 px of a tip
+    assert table["tracheal bifurcation, AP MV"][CHANCE] == "100.0 %"  # whoever guesses at the mean place is right here
+    assert table["spinous processes, AP MV, one to one"][CHANCE] == "40.0 %"  # 16 of 40 px lie within 8 px of a tip
 
 
 def test_single_tips_bought_with_false_ones_do_not_reach_the_goal():
     table = rows(goal_table(all_cells(extra=1), all_cells(), KINDS, frozenset("p")))
     row = table["spinous processes, AP kV, one to one"]
-    assert row[-3].startswith("100.0 % (1.00 extra per image")
+    assert row[REACHES].startswith("100.0 % (100 to 100, 1 images); 1.00 extra per image")
     assert row[-1] == "no"
 
 
 def test_a_joint_that_cannot_be_seen_counts_for_all_alone():
     findings = [*all_cells(), finding("louis_angle", "lateral", "kv", off_px=90.0, patient="fused")]
     table = rows(goal_table(findings, findings, KINDS, frozenset("p")))
-    assert table["Louis angle, lateral kV, joint visible"][-3] == "100.0 %"
-    assert table["Louis angle, lateral kV, all"][-3] == "50.0 %"
+    assert table["Louis angle, lateral kV, joint visible"][REACHES].startswith("100.0 %")
+    assert table["Louis angle, lateral kV, all"][REACHES].startswith("50.0 % (0 to 100, 2 images)")
 
 
 def test_false_landmarks_are_held_against_their_limits():
@@ -67,16 +68,30 @@ def test_false_landmarks_are_held_against_their_limits():
              *(finding(k.kind, "ap", "kv", shown=False) for k in KINDS)]  # fmt: skip
     dirty = [*clean, finding("louis_angle", "ap", "kv", labelled=False, extra=1)]
     assert [row[-1] for row in rows(alarm_goals(dirty, KINDS)).values()] == ["yes", "yes", "no"]
-    assert rows(alarm_goals(dirty, KINDS))["louis_angle"][1] == "0.500"
+    assert rows(alarm_goals(dirty, KINDS))["louis_angle"][1] == "0.500 of 2"
+
+
+def test_a_rate_over_no_images_is_none():
+    table = rows(alarm_goals([finding("louis_angle", "ap", "kv", labelled=False)], KINDS))
+    assert table["louis_angle"][1:] == ["0.000 of 1", "no such image", "yes"]
+
+
+def test_patients_of_choices_are_left_out_in_a_column_of_their_own():
+    findings = [*all_cells(), *all_cells(off_px=90.0, patient="chosen on")]
+    table = rows(goal_table(findings, findings, KINDS, frozenset("p"), ["chosen on"]))
+    row = table["tracheal bifurcation, AP MV"]
+    assert row[REACHES].startswith("50.0 %")
+    assert row[WITHOUT] == "100.0 %"
 
 
 def test_the_labels_say_which_joints_are_visible(tmp_path):
-    for patient, confidence in (("fused", "low: joint fused"), ("clear", "high: joint line clearly visible")):
+    labels_say = {"fused": "low: joint fused", "blurred": "low-medium: blurred", "clear": "high: joint line visible"}
+    for patient, confidence in labels_say.items():
         labels = [
             {"name": "carina", "confidence": "low: weak"},
             {"name": "sternal_angle_anterior", "confidence": confidence},
         ]
         (tmp_path / f"{patient}.landmarks.json").write_text(json.dumps({"landmarks": labels}))
-    assert visible_joints(tmp_path, ["fused", "clear"]) == {"clear"}
+    assert visible_joints(tmp_path, [*labels_say]) == {"blurred", "clear"}
     with pytest.raises(ValueError, match=r"nobody\.landmarks\.json: no labels"):
         visible_joints(tmp_path, ["nobody"])

@@ -26,7 +26,7 @@ def test_the_shipped_recipe_leaves_its_validation_and_one_test_patient_out():
     study = read_study(STUDY)
     held_out = set(study.patients) - set(study.recipe().patients)
     assert held_out == {"lidc0002", "lidc0295"}
-    assert held_out & set(study.validation) == {"lidc0295"}, "lidc0002 was never chosen on"
+    assert held_out & set(study.validation) == {"lidc0295"}, "no variant was chosen on the release's test patient"
 
 
 def test_some_volumes_without_landmarks_are_neither_trained_nor_tuned_on():

@@ -17,6 +17,7 @@ from edge.results.publish import result_path
 SAMPLE = Path(__file__).parents[2] / "samples/lidc0002_lateral_drr_00.dcm"
 UNIT = "landmarknet-edge.service"
 DROP = Path("/srv/portal images 100%")  # a name that a unit file must not misread
+REBUILD, STATE = "landmarknet-edge-rebuild.service", "/var/lib/landmarknet-edge"
 ROOM_TWO = Path("/srv/two")
 CONFIG = f"""
 settle_s = 0.2
@@ -283,7 +284,7 @@ def test_started_for_metrics_it_listens_on_this_machine_only(service):
     service.run(*INSTALL)
 
 
-def test_a_rebuild_adds_a_release_and_puts_none_into_use(machine):
+def test_a_room_that_asks_gets_a_release_and_nothing_into_use(machine):
     """With PyTorch and all, in its own sandbox, as its own user."""
     pytest.importorskip("torch")
     builder = Path("/opt/landmarknet-edge/bench/bin/landmarknet-build-engine")
@@ -293,10 +294,18 @@ def test_a_rebuild_adds_a_release_and_puts_none_into_use(machine):
     machine.path("/etc/landmarknet-edge/rebuild.toml").write_text(RECIPE)
     machine.run("sh", "-c", f"{PROGRAM} engine keygen /etc/landmarknet-edge/site.key /etc/landmarknet-edge/site.pub")
     machine.run("chown", "landmarknet-build", "/etc/landmarknet-edge/site.key")
-    done = machine.run("systemctl", "start", "landmarknet-edge-rebuild", check=False, timeout_s=400)
-    assert done.returncode == 0, machine.run("journalctl", "-u", "landmarknet-edge-rebuild", "--no-pager").stdout
+    machine.run("systemctl", "start", "landmarknet-edge-rebuild.path")
+    assert machine.run("systemctl", "show", "-P", "ExecMainStartTimestampMonotonic", REBUILD).stdout.strip() == "0"
+    machine.run(
+        "sh", "-c", f"mkdir -p {STATE} && echo 'driver 560, built for 550' > {STATE}/rebuild-wanted"
+    )  # as a room
+    ended = f'until [ "$(systemctl show -P ExecMainExitTimestampMonotonic {REBUILD})" != 0 ]; do sleep 0.5; done'
+    machine.run("sh", "-c", ended, timeout_s=400)
+    said = machine.run("journalctl", "-u", REBUILD, "--no-pager").stdout
+    assert machine.run("systemctl", "show", "-P", "Result", REBUILD).stdout.strip() == "success", said
     store = machine.path("/var/lib/landmarknet-engines/store")
-    assert [path.name for path in (store / "releases").iterdir()] == ["rebuilt-onnxruntime-fp32"]
+    (release,) = (store / "releases").iterdir()
+    assert re.fullmatch(r"rebuilt-\d{8}T\d{4}Z-onnxruntime-fp32", release.name)
     assert not (store / "current").is_symlink()
 
 

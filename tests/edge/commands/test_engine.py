@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
@@ -147,7 +148,23 @@ def test_a_release_is_added(engine, filled, staged):
     assert "a release never changes" in again.stderr
 
 
-@pytest.mark.parametrize("command", [("use", "r9"), ("use", "../r1"), ("verify", "r9"), ("add", "/nowhere")])
+def test_a_release_is_removed_without_a_question_and_what_is_in_use_is_not(engine, filled):
+    folder = filled.root / "releases" / "r3"
+    mib = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+    outcome = engine("remove", "r3")
+    assert (outcome.exit_code, outcome.stdout) == (0, f"removed: r3, {mib:.1f} MiB\n")
+    assert not folder.exists()
+    for name in ("r1", "r2"):
+        kept = engine("remove", name)
+        assert (kept.exit_code, kept.stdout) == (1, "")
+        assert "and stays" in kept.stderr
+        filled.verify(name)
+
+
+NOT_THERE = [("use", "r9"), ("use", "../r1"), ("verify", "r9"), ("remove", "r9"), ("add", "/nowhere")]
+
+
+@pytest.mark.parametrize("command", NOT_THERE)
 def test_what_is_not_there_is_refused(engine, filled, command):
     outcome = engine(*command)
     assert outcome.exit_code == 1
@@ -240,6 +257,20 @@ def test_the_service_ends_with_78_where_the_release_in_use_was_altered(
     assert done.returncode == 78
     assert "r2/model.onnx: is not the file that its manifest names" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_service_asks_for_a_rebuild_for_a_part_and_not_again_for_another_release(
+    landmarknet_edge, config, filled, tmp_path
+):
+    (tmp_path / "drop").mkdir()
+    state = tmp_path / "state"
+    settings = config('stale = "rebuild"', f"state_dir = '{state}'", "[[drop_folder]]", f"path = '{tmp_path}/drop'")
+    for release, asks in (("r2", 1), ("r3", 0)):  # both of another library
+        filled.use(release)
+        done = landmarknet_edge("watch", "--config", settings, "--once", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("a rebuild is asked for") == asks
+        assert (state / "rebuild-wanted").read_text() == f"library {onnxruntime.__version__}\n"
 
 
 @pytest.fixture

@@ -100,11 +100,10 @@ def test_another_port_of_the_metrics_is_for_a_restart(begun, config):
 def stale(begun, config, monkeypatch):
     """Return a function: start with a policy where the release does not fit; was a rebuild asked for?"""
     described = Worker.describe
-    monkeypatch.setattr(
-        Worker, "describe", lambda self: replace(described(self), warnings=("driver 560, built for 550",))
-    )
 
-    def begin(policy):
+    def begin(policy, release="r1", rebuild_for=("driver 560",)):
+        said = {"warnings": (f"release {release} does not fit",), "rebuild_for": rebuild_for}
+        monkeypatch.setattr(Worker, "describe", lambda self: replace(described(self), **said))
         with begun() as (served, log):
             served.open(config.model_copy(update={"stale": policy}))
             return any(entry["event"] == "a rebuild is asked for" for entry in log.entries)
@@ -114,8 +113,14 @@ def stale(begun, config, monkeypatch):
 
 def test_a_room_that_does_not_fit_asks_for_a_rebuild_once(stale, config):
     assert stale("rebuild")
-    assert (config.state_dir / REBUILD_WANTED).read_text() == "driver 560, built for 550\n"
+    assert (config.state_dir / REBUILD_WANTED).read_text() == "driver 560\n"
     assert not stale("rebuild")  # a restart asks for no second one
+    assert not stale("rebuild", release="r2")  # nor does another release
+
+
+def test_no_rebuild_is_asked_for_where_none_mends_what_does_not_fit(stale, config):
+    assert not stale("rebuild", rebuild_for=())
+    assert not (config.state_dir / REBUILD_WANTED).exists()
 
 
 @pytest.mark.parametrize("policy", ["refuse", "fallback", "serve"])
