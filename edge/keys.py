@@ -1,4 +1,4 @@
-"""What names a result: the same file through the same release, made by the same settings, has the same key and UIDs.
+"""What names a result: the same file, release, settings and reference give the same key and UIDs.
 
 So whatever is done again after a crash writes the same objects, and nobody finds two of one kind. Of a configuration
 only those settings count that change what is made of an image: another port of the metrics, or another room's folder,
@@ -21,12 +21,16 @@ def result_key(
     contract_sha256: str,
     manifest_sha256: str | None,
     settings_sha256: str | None,
+    reference_sha256: str | None = None,
 ) -> str:
     """Return the SHA-256 over the hashes of all that a result depends on, one a line; one that is None: an empty line.
 
-    ``settings_sha256`` is `settings_sha256` of the settings that change what is made of an image.
+    ``settings_sha256`` is `settings_sha256` of the settings that change what is made of an image, ``reference_sha256``
+    that of the reference with which it was registered: empty where that cannot be used, None where there is none; then
+    it has no line.
     """
-    parts = file_sha256, model_sha256, contract_sha256, manifest_sha256 or "", settings_sha256 or ""
+    parts = [file_sha256, model_sha256, contract_sha256, manifest_sha256 or "", settings_sha256 or ""]
+    parts += [] if reference_sha256 is None else [reference_sha256]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

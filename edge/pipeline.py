@@ -190,11 +190,11 @@ class Pipeline:
         with watch.stage("dicom"):
             findings = Findings(found.landmarks, kinds, shown, planned_of(aligned), remarks(image))
             data = _bytes(source, image.identity.sha256)
-            objects, notes = dicom_outputs(self.dicom, data, image, findings, self._making(source, image))
+            objects, notes = dicom_outputs(self.dicom, data, image, findings, self._making(source, image, aligned))
         return [*outputs, *((stem + suffix, one) for suffix, one in objects.items())], notes
 
-    def _making(self, source: Source, image: PortalImage) -> Making:
-        said = _keyed(self.provenance(), image.identity.sha256)
+    def _making(self, source: Source, image: PortalImage, aligned: Aligned | None) -> Making:
+        said = _keyed(self.provenance(), image.identity.sha256, aligned)
         made_at = source.made_at or changed_at(source.path)
         return Making(partial(derived_uid, str(said.key)), made_at, said.software, said.release)
 
@@ -214,7 +214,7 @@ class Pipeline:
             landmarks=tuple(_entry(landmark) for landmark in landmarks),
             geometry=_geometry(image),
             registration=None if aligned is None else registration_entry(aligned),
-            provenance=_keyed(self.provenance(), image.identity.sha256),
+            provenance=_keyed(self.provenance(), image.identity.sha256, aligned),
             timing_ms=watch.timing_ms,
             outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
             output_notes=notes,
@@ -271,13 +271,15 @@ def refusal(
     )
 
 
-def _keyed(provenance: Provenance, file_sha256: str) -> Provenance:
+def _keyed(provenance: Provenance, file_sha256: str, aligned: Aligned | None = None) -> Provenance:
+    reference = None if aligned is None else aligned.reference
     key = result_key(
         file_sha256,
         provenance.model_sha256,
         provenance.contract_sha256,
         provenance.manifest_sha256,
         provenance.settings_sha256,
+        None if aligned is None else reference.sha256() if reference else "",
     )
     return provenance.model_copy(update={"key": key})
 

@@ -114,7 +114,8 @@ class Provenance(_Frozen):
     key: Annotated[
         Sha256 | None,
         Field(
-            description="over the hashes of file, model, contract, manifest and settings; null: an earlier version's"
+            description="over the hashes of file, model, contract, manifest, settings and reference; null: an earlier "
+            "version's"
         ),
     ] = None
     release: str

@@ -34,6 +34,13 @@ def test_a_release_that_is_of_no_store_has_an_empty_line_in_the_place_of_its_man
     assert result_key(**PARTS | {"manifest_sha256": None}) == hashlib.sha256(lines.encode()).hexdigest()
 
 
+def test_a_reference_is_a_line_of_its_own_and_one_that_cannot_be_used_an_empty_one():
+    lines = "\n".join(letter * 64 for letter in "abcde")
+    for reference in ("f" * 64, ""):
+        expected = hashlib.sha256(f"{lines}\n{reference}".encode()).hexdigest()
+        assert result_key(**PARTS, reference_sha256=reference) == expected
+
+
 def test_hashes_that_change_places_give_another_key():
     swapped = {"model_sha256": PARTS["contract_sha256"], "contract_sha256": PARTS["model_sha256"]}
     assert result_key(**PARTS | swapped) != result_key(**PARTS)
@@ -74,7 +81,7 @@ OTHERS = {  # what a room can set that changes nothing that is made of an image,
     "release_key": Path("/srv/site.pub"),
     "stale": "serve",
     "threads": 2,
-    "references": Path("/srv/references"),  # this and the next: the reference that was used stands in the registration
+    "references": Path("/srv/references"),  # this and the next: what they lead to is in the key by its hash
     "reference_rule": (ReferenceRule(image_name=".*", reference="a" * 64),),
     "couch": CouchConfig(name="room 1", lateral=1, longitudinal=1, vertical=-1),  # of what two-views prints
     "state_dir": Path("/var/lib/another"),
@@ -111,7 +118,7 @@ def test_a_setting_that_changes_what_is_made_changes_the_key(engine, name):
     assert key_under(engine([]), **{name: COUNTING[name]}) != key_under(engine([]))
 
 
-@pytest.mark.parametrize("name", ["ok", "no_landmarks.png", "refused"])
+@pytest.mark.parametrize("name", ["ok", "no_landmarks.png", "refused", "registered", "withheld"])
 def test_whoever_reads_a_result_can_work_its_key_out(name):
     """As docs/results.md says, from the documented examples."""
     examples = Path(__file__).parents[2] / "docs" / "examples"
@@ -120,4 +127,6 @@ def test_whoever_reads_a_result_can_work_its_key_out(name):
     assert said["settings_sha256"] == hashlib.sha256(b'{"overlay":true}').hexdigest()
     release = said["model_sha256"], said["contract_sha256"], said["manifest_sha256"] or ""
     lines = [document["image"]["sha256"], *release, said["settings_sha256"]]
+    if registration := document["registration"]:
+        lines.append(registration["reference"]["sha256"])
     assert said["key"] == hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -292,6 +292,28 @@ def test_gantry_0_is_believed_on_the_word_of_the_plan_s_beam(command, room):
     assert (doubted["gantry_deg"], doubted["warnings"]) == (None, ["gantry_untrusted"])
 
 
+def test_each_reference_gives_a_result_a_key_and_objects_of_their_own(command, room, with_reference):
+    """A corrected, damaged or removed reference makes another result of the same image: none may pass for another."""
+    room.configure("structured_report = true")
+    room.put()
+    (stored,) = room.references.iterdir()
+    told = [*done_with(command, room)]
+    stored.write_text(stored.read_text().replace('"signed_off_by": null', '"signed_off_by": "A. Physicist"'))
+    told += done_with(command, room)
+    stored.write_text("{}")
+    told += done_with(command, room)
+    stored.unlink()
+    told += done_with(command, room)
+    assert len(set(told)) == 4 * 2
+
+
+def done_with(command, room):
+    """Return the key of the image's result, and the series of its report."""
+    assert command("process", room.drop).returncode == 0
+    report = pydicom.dcmread(room.drop / "X.landmarks.sr.dcm")
+    return result(room)["provenance"]["key"], str(report.SeriesInstanceUID)
+
+
 def test_a_reference_of_another_release_is_named(command, room, with_reference):
     shown = json.loads(command("reference", "show", with_reference).stdout) | {"release": "older-0"}
     (room.root / "older.json").write_text(json.dumps(shown))
