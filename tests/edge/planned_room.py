@@ -138,3 +138,11 @@ class PlannedRoom:
         path = self.root / name
         path.write_bytes(self.image(uid=changes.pop("uid", PLANNED_UID), **changes))
         return path
+
+    def result(self, name="X"):
+        """Return the result of an image in the drop folder."""
+        return json.loads((self.drop / f"{name}.landmarks.json").read_bytes())
+
+    def outputs(self):
+        """Return the bytes of all outputs in the drop folder but the JSON, by name."""
+        return {path.name: path.read_bytes() for path in self.drop.glob("*.landmarks.*") if path.suffix != ".json"}
