@@ -1,14 +1,18 @@
 """A portal image as the DICOM outputs get it, a registration to show, and the judges of what was written."""
 
+import io
+import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from uuid import UUID, uuid5
 
 import numpy as np
+import pydicom
 import pytest
 
 from edge.contract import KindContract
@@ -163,3 +167,44 @@ def errors(tool):
         return [line for line in said.splitlines() if line.startswith("Error")]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def lacking():
+    """Return a function: the attributes of type 1 and 2 in mandatory modules that an object lacks, and unknown ones.
+
+    By the tables of PS3.3, which highdicom carries; so nothing has to be fetched, as for dicom-validator. Left out is
+    the content of a report, whose attributes depend on the type of each item: of that dciodvfy tells.
+    """
+    tables = files("highdicom") / "_standard"
+    iods, modules, names = (
+        json.loads((tables / f"{name}_map.json").read_bytes())
+        for name in ("iod_module", "module_attribute", "sop_class_iod")
+    )
+
+    def of(data):
+        made = pydicom.dcmread(io.BytesIO(data))
+        used = iods[names[made.SOPClassUID]]
+        demanded = {module["key"] for module in used if module["usage"] == "M"} - {"sr-document-content"}
+        mandatory = [one for key in sorted(demanded) for one in modules[key]]
+        missing = [one["keyword"] for one in mandatory for item in within(made, one["path"]) if is_missing(item, one)]
+        known = {one["keyword"] for module in used for one in modules[module["key"]] if not one["path"]}
+        return list(dict.fromkeys(missing + [element.keyword for element in made if element.keyword not in known]))
+
+    return of
+
+
+def within(made, path) -> Iterator[pydicom.Dataset]:
+    """Yield the items at a path of sequences; none where a sequence is not there."""
+    if not path:
+        yield made
+        return
+    for item in made.get(path[0]) or ():
+        yield from within(item, path[1:])
+
+
+def is_missing(item, attribute):
+    """Return whether an attribute of type 1 is absent or empty, one of type 2 absent (PS3.5 7.4)."""
+    if attribute["type"] not in {"1", "2"}:
+        return False
+    return attribute["keyword"] not in item or (attribute["type"] == "1" and item[attribute["keyword"]].is_empty)

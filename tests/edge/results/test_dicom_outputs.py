@@ -70,13 +70,13 @@ def all_objects(portal, making, kinds, registered):
 
 
 @pytest.fixture
-def judged(errors, tool):
-    """Return a function: pydicom, highdicom, dicom3tools and DCMTK read the objects of an image."""
+def judged(errors, lacking, tool):
+    """Return a function: pydicom, highdicom, dicom3tools and DCMTK read the objects of an image, all of it is there."""
 
     def all_read(made, image, *, render=True):
         for kind, data in made.items():
             assert pydicom.dcmread(io.BytesIO(data)).Modality == kind
-            assert errors(data) == [], kind
+            assert (errors(data), lacking(data)) == ([], []), kind
         assert sr.ComprehensiveSR.from_dataset(pydicom.dcmread(io.BytesIO(made["SR"]))).content is not None
         dumped = tool("dsrdump", "dcmtk", made["SR"])
         assert (dumped.returncode, dumped.stdout.count(b"(POINT,")) == (0, 7), dumped.stderr
@@ -141,6 +141,19 @@ def test_a_report_without_landmarks_and_a_state_without_marks_are_valid(portal, 
     shown = portal()
     assert errors(structured_report(shown.source, making, [], withheld)) == []
     assert errors(presentation_state(shown.source, making, shown.image, [], kinds)) == []
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("Modality", ""), ("PatientID", None), ("Rows", 1)], ids=str)
+def test_the_judge_of_what_is_there_sees_what_is_not(portal, all_objects, lacking, keyword, value):
+    """A type 1 attribute that is empty, a type 2 one that is absent, and one that belongs into no module."""
+    made = pydicom.dcmread(io.BytesIO(all_objects(portal())["REG"]))
+    if value is None:
+        delattr(made, keyword)
+    else:
+        setattr(made, keyword, value)
+    stream = io.BytesIO()
+    made.save_as(stream)
+    assert lacking(stream.getvalue()) == [keyword]
 
 
 # --- the patient ---
