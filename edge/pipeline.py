@@ -175,16 +175,9 @@ class Pipeline:
         outputs = []
         if self.overlay:
             with watch.stage("overlay"):
-                picture = draw_overlay(
-                    image,
-                    found.landmarks,
-                    found.inference.heatmaps,
-                    found.placement,
-                    kinds,
-                    shown,
-                    uncertainty=True,
-                )
-            outputs.append((stem + OVERLAY_SUFFIX, picture))  # text: the result lists it
+                heatmaps, placement = found.inference.heatmaps, found.placement
+                picture = draw_overlay(image, found.landmarks, heatmaps, placement, kinds, shown)
+            outputs.append((stem + OVERLAY_SUFFIX, picture))
         if not self.dicom:
             return outputs, ()
         with watch.stage("dicom"):

@@ -65,20 +65,20 @@ def draw_overlay(
     placement: Placement,
     kinds: Sequence[KindContract],
     alignment: Alignment | None = None,
-    *,
-    uncertainty: bool = False,
 ) -> bytes:
     """Return a PNG. Less dose is drawn brighter, as on film: bone is white. Grey levels are the network's.
 
-    ``heatmaps`` is (n, S, S) on sample sites, ``kinds`` names its rows. A line is drawn through its points. With
-    ``uncertainty`` each point has the ellipse that holds it with 95 %. An ``alignment`` adds the planned places, the
+    ``heatmaps`` is (n, S, S) on sample sites, ``kinds`` names its rows. A line is drawn through its points, and a
+    point of known uncertainty has the ellipse that holds it with 95 %. An ``alignment`` adds the planned places, the
     shift, and their lines in the legend.
     """
     canvas = _shaded(image, heatmaps, placement)
     font = ImageFont.load_default(18)
     page_width = max(canvas.width, ceil(font.getlength(FOOTER)) + 16)
     told = [] if alignment is None else [REFERENCE_LEGEND, *figures(alignment, font, page_width - 16)]
-    told += [UNCERTAINTY_LEGEND] if uncertainty else []
+    points = {promise.kind for promise in kinds if promise.shape == "point"}
+    if any(one.kind in points and one.sigma_px is not None for one in landmarks):
+        told.append(UNCERTAINTY_LEGEND)
     paper = Image.new("RGB", (page_width, canvas.height + LINE * (len(kinds) + len(told) + 1) + 4), DARK)
     paper.paste(canvas, (0, 0))
     page = _Page(ImageDraw.Draw(paper), font, image.pixels.shape, canvas.size)
@@ -86,7 +86,7 @@ def draw_overlay(
         lines = {promise.kind for promise in kinds if promise.shape == "line"}
         draw_reference(page.pen, planned_px(alignment, image.geometry, page.shape), lines, page.at)
     _lines(page, landmarks, kinds)
-    _points(page, landmarks, kinds, uncertainty=uncertainty)
+    _points(page, landmarks, kinds)
     if alignment is not None:
         draw_shift(page.pen, alignment.registration, image.geometry, page.at)
         page.pen.rectangle((0, page.line(0), paper.width, paper.height), fill=DARK)  # what ran out of the picture
@@ -102,15 +102,14 @@ def _lines(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContr
             _line(page.pen, index, [page.at(_xy(one)).round() for one in landmarks if one.kind == promise.kind])
 
 
-def _points(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContract], *, uncertainty: bool) -> None:
+def _points(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContract]) -> None:
     order = {promise.kind: index for index, promise in enumerate(kinds) if promise.shape == "point"}
     for landmark in landmarks:
         if landmark.kind not in order:
             continue
         index, score = order[landmark.kind], f"{landmark.score:.2f}"
         x, y = page.at(_xy(landmark)).round().astype(int).tolist()
-        if uncertainty:
-            draw_uncertainty(page.pen, landmark, page.at, _colour(index))
+        draw_uncertainty(page.pen, landmark, page.at, _colour(index))
         _mark(page.pen, index, x, y)
         where = _beside(x, y, page.font.getlength(score), page.size)
         page.pen.text(where, score, fill=_colour(index), font=page.font, stroke_width=2, stroke_fill=RIM)

@@ -24,10 +24,10 @@ def picture(portal, kinds):
     """Return a function: the page as (H, W, 3) int, with the shadow of a collimator that leaves the middle grey."""
     shown = portal()
 
-    def draw(landmarks=(), alignment=None, *, uncertainty=False, image=shown.image):
+    def draw(landmarks=(), alignment=None, *, image=shown.image):
         placement, _ = fit_into_square(image.pixels.shape, 48)
         heatmaps = np.zeros((KINDS, 36, 36), np.float32)
-        png = draw_overlay(image, landmarks, heatmaps, placement, kinds, alignment, uncertainty=uncertainty)
+        png = draw_overlay(image, landmarks, heatmaps, placement, kinds, alignment)
         return np.asarray(Image.open(io.BytesIO(png))).astype(int)
 
     draw.shown = shown
@@ -122,7 +122,7 @@ def test_without_a_geometry_nothing_of_the_reference_is_drawn(picture, registere
 def test_a_ring_holds_a_landmark_with_95_percent(picture):
     """Of two independent normal errors, the radius that 95 % stay within is sqrt(-2 ln 0.05) sigma (Rayleigh)."""
     landmark = picture.shown.landmark("spinous_process", 100, 90, sigma_px=5.0)
-    plain, ringed = picture([landmark]), picture([landmark], uncertainty=True)
+    plain, ringed = picture([replace(landmark, sigma_px=None)]), picture([landmark])
     rows, columns = np.nonzero(np.abs(ringed[: 192 * ZOOM] - plain[: 192 * ZOOM]).max(-1) > 20)
     radius = 5.0 * math.sqrt(-2 * math.log(0.05)) * ZOOM
     x, y = on_page(100, 90)
@@ -130,10 +130,12 @@ def test_a_ring_holds_a_landmark_with_95_percent(picture):
     assert edges == pytest.approx((-radius, radius, -radius, radius), abs=2.0)  # page px; the stroke is 3 wide
 
 
-def test_a_landmark_of_unknown_uncertainty_has_no_ring(picture):
-    landmark = picture.shown.landmark("spinous_process", 100, 90, sigma_px=None)
-    height = 192 * ZOOM
-    assert np.array_equal(picture([landmark], uncertainty=True)[:height], picture([landmark])[:height])
+def test_rings_are_explained_where_there_are_some(picture):
+    """A landmark of unknown uncertainty has none, and nor has a point of a line."""
+    without = [picture.shown.landmark("spinous_process", 100, 90, sigma_px=None)]
+    without += [picture.shown.landmark("spine_line", 100, y) for y in (40, 80)]
+    ringed = [*without, picture.shown.landmark("spinous_process", 120, 60)]
+    assert [picture(one).shape[0] - picture().shape[0] for one in (without, ringed)] == [0, LINE]
 
 
 # --- the lines below ---
