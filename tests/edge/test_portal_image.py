@@ -7,7 +7,7 @@ from PIL import Image
 from pydicom.pixels import get_encoder
 
 from edge.errors import ImageUnreadable
-from edge.geometry import GANTRY_UNTRUSTED, ISOCENTRE_UNCERTAIN, RECEPTOR_TRANSLATION_ASSUMED, ImageGeometry
+from edge.geometry import GANTRY_UNTRUSTED, RECEPTOR_TRANSLATION_ASSUMED
 from edge.portal_image import read_portal_image
 
 SIGN = "PixelIntensityRelationshipSign"
@@ -145,28 +145,6 @@ def test_an_illegal_uid_is_kept_as_it_is(read, collimated):
     uid = "259cc3de5564af72eaa11ed4c2be64aa"
     assert read(collimated(), SOPInstanceUID=uid).identity.sop_instance_uid == uid
     assert read(collimated(), SOPInstanceUID=None).identity.sop_instance_uid is None
-
-
-def test_the_geometry_is_the_file_s(read, collimated):
-    geometry = read(collimated()).geometry
-    assert isinstance(geometry, ImageGeometry)
-    assert geometry.to_isoplane([127.5, 95.5]) == pytest.approx([0, 0], abs=1e-9)  # mm
-    assert geometry.mm_per_px_at_isocentre == pytest.approx((0.8 / 1.5, 0.8 / 1.5))
-    assert geometry.gantry_deg == 90
-
-
-@pytest.mark.parametrize("attribute", ["RTImageSID", "RadiationMachineSAD", "ImagePlanePixelSpacing"])
-@pytest.mark.parametrize("value", [None, "", "about a metre", "1000,0", "nan"])
-def test_without_a_distance_or_spacing_there_are_pixels_only_and_the_reason(read, collimated, attribute, value):
-    image = read(collimated(), **{attribute: value})
-    assert image.geometry is None
-    assert attribute in image.geometry_reason
-    np.testing.assert_array_equal(image.pixels, collimated())
-
-
-@pytest.mark.parametrize("value", [None, ""])
-def test_without_a_position_the_isocentre_is_uncertain(read, collimated, value):
-    assert ISOCENTRE_UNCERTAIN in read(collimated(), RTImagePosition=value).geometry.warnings
 
 
 @pytest.mark.parametrize(
