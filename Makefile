@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults gpu room-size bundle service schema examples samples images gate-images accuracy lock clean
+.PHONY: help demo test check bench faults gpu room-size bundle service registration schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ service: $(VENV)/.bench ## the systemd service, also under a real systemd in a c
 
 examples: $(VENV)/.room ## make docs/examples and the picture of the README with the shipped release
 	$(RUN)/python docs/make_examples.py
+
+registration: $(VENV)/.room ## the registration on simulated bodies: does its interval hold, is a vertebra mistaken
+	$(RUN)/python benchmarks/registration_truth.py
 
 schema: $(VENV)/.room ## write docs/result.schema.json and docs/results-format.md
 	$(RUN)/python -m edge.results.document > docs/result.schema.json
