@@ -35,6 +35,7 @@ VARIANTS: dict[str, tuple[str, Change]] = {
         lambda c: replace(c, network=replace(c.network, mm_per_net_px=None)),
     ),
     "unmixed": ("LandmarkNet, bodies neither warped nor mixed", lambda c: replace(c, mixed=False)),
+    "shuffled": ("a floor: LandmarkNet trained on the labels of other images", lambda c: replace(c, shuffled=True)),
     "dsnt": ("DSNT regression", lambda c: replace(c, network=replace(c.network, architecture="dsnt"))),
     "deeplabv3": ("DeepLabv3", lambda c: replace(c, network=replace(c.network, architecture="deeplabv3"))),
     "prm": ("Pyramid residual modules", lambda c: replace(c, network=replace(c.network, architecture="prm"))),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,7 +162,8 @@ class Grid:
 class TrainingSet:
     """A source of samples: ``labelled`` patients, and ``negatives`` that show none of the kinds.
 
-    ``mixed``: samples are warped and take on the build of others, see `landmarknet.mixed_bodies`.
+    ``mixed``: samples are warped and take on the build of others, see `landmarknet.mixed_bodies`. ``shuffled``: each
+    image has the labels of the next one, so that nothing can be learnt but where landmarks lie on average.
     """
 
     labelled: Sequence[CachedView]
@@ -170,20 +171,26 @@ class TrainingSet:
     seed: int
     grid: Grid
     mixed: bool = True
+    shuffled: bool = False
 
     def sample(self, index: int) -> Sample:
         """Return sample ``index`` of this seed."""
+        case = self._case(index)
+        if self.shuffled:
+            other = self._case(index + 1)
+            case = replace(case, points_net=other.points_net, visible=other.visible, unlabelled=other.unlabelled)
+        return label(case, self.grid)
+
+    def _case(self, index: int) -> Case:
         rng = np.random.default_rng([self.seed, index])
         modality: Modality = "kv" if rng.random() < 0.45 else "mv"
         draw = rng.random()
         if draw < FIELD_ONLY_SHARE:
-            case = draw_empty_field(modality, self.grid, rng)
-        else:
-            pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
-            drawn = pool[int(rng.integers(len(pool)))]
-            others = [v for v in self.labelled if v.view == drawn.view] if self.mixed else []
-            case = draw_case(drawn, modality, self.grid, rng, others)
-        return label(case, self.grid)
+            return draw_empty_field(modality, self.grid, rng)
+        pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
+        drawn = pool[int(rng.integers(len(pool)))]
+        others = [v for v in self.labelled if v.view == drawn.view] if self.mixed else []
+        return draw_case(drawn, modality, self.grid, rng, others)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

@@ -69,6 +69,7 @@ class TrainConfig:
     save_every: int = 50
     sigma_net_px: float = PAPER_SIGMA_NET_PX  # of the targets
     mixed: bool = True  # bodies are warped and take on the build of others (docs/adr/0009)
+    shuffled: bool = False  # each image has another's labels: what is reached then is chance
     clip_norm: float = 5.0  # of the gradient
     hard_share: float = 0.0  # of a batch's images, those with the largest error, count twice
     level_share: float = LEVEL_SHARE  # weight of the intermediate supervision; 0 trains without it
@@ -101,7 +102,8 @@ def training_set(config: TrainConfig) -> TrainingSet:
         return [view for ct, poses in patients for view in cache_views(ct, cache, poses, config.seed)]
 
     grid = Grid.of(config.network, config.sigma_net_px)
-    return TrainingSet(views(_labelled(config)), views(_negatives(config)), config.seed, grid, config.mixed)
+    labelled, negatives = views(_labelled(config)), views(_negatives(config))
+    return TrainingSet(labelled, negatives, config.seed, grid, config.mixed, config.shuffled)
 
 
 def _labelled(config: TrainConfig) -> list[tuple[Path, int]]:

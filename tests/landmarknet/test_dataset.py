@@ -70,6 +70,15 @@ def test_sample_is_a_function_of_seed_and_index_alone():
     assert not torch.equal(first.image, TrainingSet([view_with_a_ball()], [], 4, FIXED).sample(5).image)
 
 
+def test_shuffled_an_image_keeps_its_pixels_and_takes_the_next_ones_labels():
+    view = view_with_a_ball()
+    plain, shuffled = TrainingSet([view], [], 3, FIXED), TrainingSet([view], [], 3, FIXED, shuffled=True)
+    at = next(i for i in range(20) if not torch.equal(plain.sample(i).target, plain.sample(i + 1).target))
+    assert torch.equal(shuffled.sample(at).image, plain.sample(at).image)
+    assert torch.equal(shuffled.sample(at).target, plain.sample(at + 1).target)
+    assert torch.equal(shuffled.sample(at).present, plain.sample(at + 1).present)
+
+
 def test_louis_angle_of_an_ap_view_is_ignored_not_denied():
     case = next(c for c in cases("ap") if len(c.shown("louis_angle")))
     sample = label(case, WHOLE)
