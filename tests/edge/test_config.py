@@ -98,6 +98,14 @@ def test_the_config_is_frozen():
         ("store = 's'\nrelease_key = '/k'", "store: Value error, give an absolute path"),
         ("store = '/s'\nrelease_key = 'k'", "release_key: Value error, give an absolute path"),
         ("stale = 'ignore'", "stale: Input should be 'refuse', 'fallback', 'serve' or 'rebuild'"),
+        ("spatial_registration = true", "spatial_registration needs references"),
+        (f"[[reference_rule]]\nimage_name = 'X'\nreference = '{'a' * 64}'", "reference_rule needs references"),
+        (
+            "[[reference_rule]]\nimage_name = '['\nreference = 'KEY'",
+            "image_name: Value error, no regular expression",
+        ),
+        ("[[reference_rule]]\nimage_name = 'X'\nreference = 'KEY'", "reference_rule.0.reference: String should match"),
+        ("[couch]\nname = 'room 1'\nlateral = 2", "couch.lateral: Input should be 1 or -1"),
         ("overlay = 'yes'", "overlay: Input should be a valid boolean"),
         ("settle_s = 1\nsettle_s = 2", "not TOML"),
         ("settle_s 1", "not TOML"),
@@ -180,7 +188,7 @@ def test_the_daily_run_of_the_golden_images_can_be_moved_and_forgone(tmp_path, w
     assert read_config(file).constancy_at == meant
 
 
-@pytest.mark.parametrize("key", ["state_dir", "store", "release"])
+@pytest.mark.parametrize("key", ["state_dir", "store", "release", "references"])
 @pytest.mark.parametrize("place", ["/data/portal", "/data/portal/deep/down", "/data/results"])
 def test_our_own_folders_may_not_lie_where_images_or_results_are(key, place):
     # the daemon would claim its own journal, and closing that copy would drop SQLite's locks
