@@ -1,12 +1,13 @@
 """Measure the registration of simulated portal images with the DRRs of other poses, through a release's own network.
 
-    python benchmarks/registration_images.py IMAGES PATIENT [--release FOLDER] [--row-sigma NET_PX]
+    python benchmarks/registration_images.py IMAGES PATIENT [--release FOLDER] [--row-sigma NET_PX] [--widest MM]
 
 IMAGES is a set of `landmarknet-train simulate`; PATIENT must be one that the release was not trained on. Every DRR of a
 view is the reference of every portal image of it whose true shift is within +-20 mm along each axis and whose beam has
 the same angle within 2 deg. The truth is the rigid motion between the true landmarks of the two.
---row-sigma says what uncertainty a release without one would have had to state for spinous processes: a figure made
-with it is a what-if. Prints a Markdown table, and why the others were withheld.
+--row-sigma says what uncertainty a release without one would have had to state for spinous processes, --widest up to
+which half interval a shift is published: figures made with them are what-ifs. Prints a Markdown table, and why the
+others were withheld.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from edge.by_hand import see
 from edge.engines import Engine, open_engine
-from edge.registration.register import Registration, register
+from edge.registration.register import Registration, Rules, register
 from edge.registration.rigid_fit import ANY_ROTATION_SIGMA_DEG, Pairs, fit_rigid
 from edge.registration.sighting import Sighting, sighting
 
@@ -51,12 +52,13 @@ def main() -> None:
     parser.add_argument("patient")
     parser.add_argument("--release", type=Path)
     parser.add_argument("--row-sigma", type=float)
+    parser.add_argument("--widest", type=float, default=Rules().widest_interval_mm)
     asked = parser.parse_args()
     engine = open_engine(asked.release, threads=1)
     if asked.patient in engine.contract.trained_on:
         parser.error(f"{asked.patient} was trained on: no figure on it is an accuracy")
     engine = engine if asked.row_sigma is None else with_row_sigma(engine, asked.row_sigma)
-    trials = list(all_trials(asked.images / asked.patient, engine))
+    trials = list(all_trials(asked.images / asked.patient, engine, Rules(widest_interval_mm=asked.widest)))
     print(f"| {' | '.join(COLUMNS)} |")
     print("| --- " * len(COLUMNS) + "|")
     for view in ("ap", "lateral"):
@@ -75,7 +77,7 @@ def with_row_sigma(engine: Engine, sigma_net_px: float) -> Engine:
     return replace(engine, contract=engine.contract.model_copy(update={"kinds": kinds}))
 
 
-def all_trials(folder: Path, engine: Engine) -> Iterator[Trial]:
+def all_trials(folder: Path, engine: Engine, rules: Rules) -> Iterator[Trial]:
     """Register each portal image of a patient with each DRR of its view."""
     truth = json.loads((folder / "truth.json").read_text())["images"]
     seen = {name: shown(folder / name, engine) for name in sorted(truth)}
@@ -83,7 +85,7 @@ def all_trials(folder: Path, engine: Engine) -> Iterator[Trial]:
         for name, detected in seen.items():
             one, other = truth[planned], truth[name]
             if (one["modality"], other["modality"]) == ("kv", "mv") and one["view"] == other["view"]:
-                trial = Trial(one["view"], register(reference, detected), true_shift(one, other))
+                trial = Trial(one["view"], register(reference, detected, rules), true_shift(one, other))
                 if np.abs(trial.true_mm).max() <= SETUP_MM and "gantry angle" not in (trial.made.reason or ""):
                     yield trial
 
