@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults gpu room-size bundle service registration schema examples samples images gate-images accuracy lock clean
+.PHONY: help demo test check bench bench-service faults gpu room-size bundle service registration schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ check: $(VENV)/.bench ## lint, format, types, import rules
 
 bench: $(VENV)/.room ## time the room's stages on this machine
 	$(RUN)/python benchmarks/stages.py
+
+bench-service: $(VENV)/.room ## what the service costs at rest, at a start, per image and over thousands; an hour
+	$(RUN)/python benchmarks/service.py
 
 faults: $(VENV)/.bench ## the daemon under fire
 	$(PYTEST) -m faults

@@ -16,7 +16,7 @@ from build_engine.compiled import Progress, SilentProgress
 from build_engine.export import export_onnx
 from build_engine.gate_report import gate_summary, report_files
 from build_engine.golden import TOLERANCES, answers, demand_proof, golden_file, golden_input
-from build_engine.publish import hashes, publish_folder, publish_to_store
+from build_engine.publish import demand_writable_folder, hashes, publish_folder, publish_to_store
 from build_engine.recipe import Recipe, RecipeError
 from calibration.audit import shared_with
 from calibration.calibration_set import CalibrationSet, images, read_calibration_set
@@ -28,7 +28,7 @@ from edge.detect import scale_ratios
 from edge.engines import Golden, require_golden_answers
 from edge.manifest import Manifest
 from edge.preprocess import to_network_input
-from edge.store import Store
+from edge.store import Store, try_to_write
 from landmarknet.checkpoint import checkpoint_sha256, load_checkpoint, load_network
 from landmarknet.decode import TorchBackend
 from landmarknet.evaluate import read_truths
@@ -75,12 +75,30 @@ def build_release(recipe: Recipe, say: Say, progress: Progress | None = None) ->
 
 
 def _demand_place(recipe: Recipe, asked: Sequence[Precision]) -> None:
-    """Demand a key that signs and names that are free, hours before either is used; reports have those names, too."""
+    """Demand a key that signs, names that are free, and folders that can be written, hours before they are used."""
+    if recipe.gate is not None:
+        _demand_report_folder(recipe.report)
     if isinstance(place := recipe.place, Path):
+        demand_writable_folder(place)
         return
     store = Store.for_publishing(place.folder, place.signing_key)
     for precision in asked:
-        store.demand_new(recipe.release_id(recipe.engine.flavour, precision))
+        store.demand_new(recipe.release_id(recipe.engine.flavour, precision))  # reports have those names, too
+    store.demand_writable()
+
+
+def _demand_report_folder(report: Path) -> None:
+    try:
+        try_to_write(report)
+    except OSError as exc:
+        raise _no_report(report, "the gate's report", exc) from exc
+
+
+def _no_report(folder: Path, report: str, exc: OSError) -> RecipeError:
+    return RecipeError(
+        f"{folder}: {report} cannot be written ({exc.strerror}), and without it nothing is published; free some space, "
+        "or name another folder as `report`"
+    )
 
 
 def _network(recipe: Recipe) -> LandmarkNet:
@@ -185,13 +203,9 @@ def _write_report(recipe: Recipe, candidate: Candidate, say: Say) -> None:
         for name, data in files.items():
             (recipe.report / f"{stem}.{name}").write_bytes(data)
     except OSError as exc:
-        raise RecipeError(
-            f"{recipe.report}: the gate's report on {stem} cannot be written ({exc.strerror}), and without it nothing "
-            "is published; free some space, or name another folder as `report`"
-        ) from exc
+        raise _no_report(recipe.report, f"the gate's report on {stem}", exc) from exc
     speed = "" if candidate.speed is None else f"; {candidate.speed:.2f} of the time of float32"
-    verdict = "passed" if candidate.gate.passed else "NOT passed"
-    say(f"gate, {candidate.precision}: {verdict}{speed}; see {recipe.report}")
+    say(f"gate, {candidate.precision}: {candidate.gate.in_words}{speed}; see {recipe.report}")
 
 
 def _choose(recipe: Recipe, candidates: Sequence[Candidate]) -> Candidate:
@@ -239,7 +253,8 @@ def _contract(
 def _publish(
     recipe: Recipe, contract: Contract, golden: Golden, chosen: Candidate, ranges: Ranges, source: Source
 ) -> Path:
-    contract = contract.model_copy(update={"calibration_set_sha256": ranges.calibration_set_sha256})
+    facts = {"calibration_set_sha256": ranges.calibration_set_sha256, "delivered": chosen.compiled.delivered}
+    contract = contract.model_copy(update=facts)
     files = {
         contract.model_file: chosen.compiled.data,
         "golden.npz": golden_file(golden),

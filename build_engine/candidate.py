@@ -16,7 +16,7 @@ from build_engine.quantize import Form, quantisable_layers, quantise
 from build_engine.recipe import GateSettings, Recipe, RecipeError
 from build_engine.sensitivity import LayerEffect, sensitivity
 from build_engine.verify import GateResult, run_gate
-from edge.backends import Backend
+from edge.backends import Backend, close_backend
 from edge.backends.onnxruntime import OnnxRuntimeBackend
 from edge.contract import Precision, Reading
 from edge.errors import BackendFailed
@@ -97,13 +97,18 @@ def reference_findings(
     network: LandmarkNet, reading: Reading, recipe: Recipe, progress: Progress
 ) -> tuple[Finding, ...]:
     """Return what the float32 network finds in the gate's images; empty without a gate."""
-    return () if recipe.gate is None else _found(TorchBackend(network), reading, recipe.gate, progress)
+    return () if recipe.gate is None else gate_findings(TorchBackend(network), reading, recipe.gate, progress)
 
 
-def _found(backend: Backend, reading: Reading, gate: GateSettings, progress: Progress) -> tuple[Finding, ...]:
+def gate_findings(backend: Backend, reading: Reading, gate: GateSettings, progress: Progress) -> tuple[Finding, ...]:
+    """Return what a backend finds in the gate's images; in AP the Louis angle, too, where the room would report it."""
     truths = read_truths(gate.images, gate.patients)
     images = followed(truths.items(), "verify", len(truths), progress)
-    return tuple(f for path, truth in images for f in find_in(read_portal_image(path), truth, backend, reading))
+    return tuple(
+        finding
+        for path, truth in images
+        for finding in find_in(read_portal_image(path), truth, backend, reading, unlabelled_views=True)
+    )
 
 
 def make_candidate(
@@ -146,7 +151,7 @@ def give_back_layers(
     passes = False
     while not passes and refused < len(order) - 1:
         kept = max(1, min(2 * refused, (refused + len(order)) // 2))
-        _close(candidate)
+        close_backend(candidate.backend)
         candidate = with_worst_in_float(kept)
         passes = _passes(candidate, say, refusals)
         refused = refused if passes else kept
@@ -154,10 +159,10 @@ def give_back_layers(
         middle = (refused + kept) // 2
         between = with_worst_in_float(middle)
         if _passes(between, say, refusals):
-            _close(candidate)
+            close_backend(candidate.backend)
             candidate, kept = between, middle
         else:
-            _close(between)
+            close_backend(between.backend)
             refused = middle
     return replace(candidate, effects=order, refused=tuple(refusals))
 
@@ -169,13 +174,6 @@ def _passes(candidate: Candidate, say: Say, refusals: list[Refusal]) -> bool:
     say(f"gate: {'; '.join(candidate.gate.faults)}")
     refusals.append(Refusal(candidate.kept_float, candidate.gate.faults))
     return False
-
-
-def _close(candidate: Candidate) -> None:
-    """Give back what a candidate's backend holds of a device; one on the CPU holds nothing."""
-    close = getattr(candidate.backend, "close", None)
-    if close is not None:
-        close()
 
 
 def _attempt(
@@ -193,7 +191,7 @@ def _attempt(
     if recipe.gate is None:
         return candidate
     say(f"verify on {', '.join(recipe.gate.patients)}, run by {ran_on}")
-    found = _found(backend, source.reading, recipe.gate, progress)
+    found = gate_findings(backend, source.reading, recipe.gate, progress)
     verdict = run_gate(source.reference, found, source.reading, recipe.gate.limits)
     return replace(candidate, gate=verdict, speed=_speed(source, candidate))
 
@@ -271,19 +269,25 @@ def _effects(source: Source, engine: CompileSettings, amax: Mapping[str, float],
 def fastest(candidates: Sequence[Candidate], clock: Clock = time.perf_counter) -> Candidate:
     """Return the fastest that passed the gate, and close the others; INT8 counts only if it beats float16.
 
-    What ran on the CPU was timed against float32 there; plans that ran are timed here, against the float16 plan.
+    What ran on the CPU was timed against float32 there; plans that ran are timed here, against the float16 plan. A
+    precision that nothing computes in, such as float16 on most CPUs, is none to choose.
     """
-    passed = [c for c in candidates if c.gate is not None and c.gate.passed]
+    passed = [c for c in candidates if c.gate is not None and c.gate.passed and _is_delivered(c)]
     if not passed:
-        raise RecipeError("no precision passes the gate; see the reports")
+        raise RecipeError("no precision passes the gate and is computed in; see the reports")
     absent = [f"{c.precision} did not run here ({c.ran_on})" for c in passed if c.ran_on != c.compiled.flavour]
     if absent:
         raise RecipeError(f"precision auto has to time the engines, and {'; '.join(absent)}; name a precision")
     chosen = min(passed, key=lambda c: c.speed or 0.0) if all(c.speed for c in passed) else _fastest_plan(passed, clock)
     for candidate in candidates:
         if candidate.backend is not chosen.backend:
-            _close(candidate)
+            close_backend(candidate.backend)
     return chosen
+
+
+def _is_delivered(candidate: Candidate) -> bool:
+    delivered = candidate.compiled.delivered
+    return not delivered or delivered.get(candidate.precision, 0) > 0
 
 
 def _fastest_plan(plans: Sequence[Candidate], clock: Clock) -> Candidate:

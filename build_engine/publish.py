@@ -14,7 +14,7 @@ from build_engine.quantize import BuildError
 from edge.engines import open_engine
 from edge.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from edge.signature import sign
-from edge.store import Store
+from edge.store import Store, try_to_write
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # renameat2(2)
 
@@ -52,10 +52,22 @@ def publish_folder(folder: Path, files: Mapping[str, bytes], swap: Callable[[Pat
             _bring_back(previous, folder)
             shutil.rmtree(previous, ignore_errors=True)
     except OSError as exc:
-        raise PublishError(
-            f"{folder}: cannot be written ({exc.strerror}); what was there still is; free some space, or name another "
-            "folder as `output`"
-        ) from exc
+        raise _not_written(folder, exc) from exc
+
+
+def demand_writable_folder(folder: Path) -> None:
+    """Raise `PublishError` where no release could take a folder's place, which is beside it; nothing is left there."""
+    try:
+        try_to_write(folder.parent)
+    except OSError as exc:
+        raise _not_written(folder, exc) from exc
+
+
+def _not_written(folder: Path, exc: OSError) -> PublishError:
+    return PublishError(
+        f"{folder}: cannot be written ({exc.strerror}); what was there still is; free some space, or name another "
+        "folder as `output`"
+    )
 
 
 def _bring_back(previous: Path, folder: Path) -> None:

@@ -78,6 +78,7 @@ id=$(cat VERSION)
 version=$prefix/versions/$id
 
 if [ ! -e "$version/.complete" ]; then
+    echo "installing $id into $version: this takes a minute"
     rm -rf "$version" # of an installation that was cut short
     mkdir -p "$prefix/versions"
     "$python" -m venv --without-pip "$version"
@@ -90,6 +91,7 @@ if [ ! -e "$version/.complete" ]; then
     trial=$(mktemp -d)
     trap 'rm -rf "$trial"' EXIT
     cp sample.dcm "$trial"
+    echo "trying it on a sample image"
     "$version/bin/landmarknet-edge" process "$trial" ||
         fail "$id finds no landmarks on this machine; nothing was changed"
     : >"$version/.complete"

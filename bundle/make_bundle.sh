@@ -23,7 +23,9 @@ id=$version-$(sha256sum "$work/$own" | cut -c1-12)
 bundle=$work/landmarknet-edge-$id
 mkdir "$bundle"
 mv "$work/wheels" "$work/$own" "$bundle"
-cp requirements/room.txt bundle/install.sh docs/runbook.md LICENSE NOTICE "$bundle"
+cp requirements/room.txt bundle/install.sh LICENSE NOTICE "$bundle"
+mkdir "$bundle/docs" # the runbook, and what its links lead to
+(cd docs && cp -r runbook.md results.md engines.md calibration.md result.schema.json examples "$bundle/docs")
 cp samples/lidc0002_lateral_drr_00.dcm "$bundle/sample.dcm"
 echo "$id" >"$bundle/VERSION"
 $python -c 'import sys; print("python%d.%d" % sys.version_info[:2])' >"$bundle/PYTHON"

@@ -51,8 +51,8 @@ class ActivationRanges(_Frozen):
         if onnx_sha256 != self.onnx_sha256:
             raise CalibrationError(
                 f"the ranges were collected on model {self.onnx_sha256}, and the model to quantise is {onnx_sha256}, "
-                "of another checkpoint, or exported by another PyTorch or ONNX; publish fp32 anew, then collect on it: "
-                "landmarknet-calibrate collect --release FOLDER"
+                "of another checkpoint, or exported by another PyTorch, ONNX or version of this software; publish fp32 "
+                "anew, then collect on it: landmarknet-calibrate collect --release FOLDER"
             )
         chosen = {str(name): ranges for name, ranges in self.amax.items()}.get(method)
         if chosen is None:

@@ -75,12 +75,24 @@ class Contract(Reading):
     checkpoint_sha256: Sha256
     calibration_set_sha256: Sha256 | None
     flavour: Flavour
-    precision: Precision
+    precision: Annotated[Precision, Field(description="what was asked for, and is written in the graph")]
+    delivered: Annotated[
+        dict[Precision, int] | None,
+        Field(description="layers that multiply, by what they compute in where it was built; null: not known"),
+    ] = None
     golden_tolerance_net_px: float
     golden_tolerance_score: float
     trained_on: Annotated[
         tuple[str, ...], Field(description="patients and volumes without landmarks: no figure on them is an accuracy")
     ]
+
+    @property
+    def precision_delivered(self) -> str:
+        """Return, in words for every result, what is computed in: not the precision of the graph where no layer is."""
+        if not self.delivered or self.delivered.get(self.precision):
+            return self.precision
+        computed = " and ".join(precision for precision, layers in self.delivered.items() if layers)
+        return f"{computed} computation of {self.precision} weights" if computed else self.precision
 
 
 def read_contract(path: Path) -> tuple[Contract, str]:

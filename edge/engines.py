@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.backends import Backend, Inference
+from edge.backends import Backend, Inference, close_backend
 from edge.config import Config, StalePolicy
 from edge.contract import Contract, KindContract, Reading, read_contract
 from edge.errors import BackendFailed, BadRelease, InferenceFailed
 from edge.landmarks import ridge_points
 from edge.manifest import SignedRelease
 from edge.staleness import (
+    BRING_BACK,
     REBUILD,
     Difference,
     MachineFacts,
@@ -28,6 +29,7 @@ from edge.staleness import (
     failed_on,
     in_words,
     machine_facts,
+    mends,
     rebuild_for,
 )
 from edge.store import CHOOSE, Store
@@ -44,7 +46,7 @@ class Engine:
     """A backend that has shown that it keeps its contract.
 
     ``warnings`` say, in words for every result, what is not as it was meant: the machine, or the release itself.
-    ``rebuild_for`` names the parts of that which a rebuild on this machine mends.
+    ``mend`` is what to do about them, for whoever checks; ``rebuild_for`` names what a rebuild on this machine mends.
     """
 
     backend: Backend
@@ -52,6 +54,7 @@ class Engine:
     contract_sha256: str
     manifest_sha256: str | None = None  # None: not of a store
     warnings: tuple[str, ...] = ()
+    mend: str | None = None  # None where nothing is warned of
     rebuild_for: tuple[str, ...] = ()
     golden: Golden | None = None  # what it reproduced; None: it was not opened from a release
 
@@ -72,10 +75,10 @@ def load_backend(model: bytes, contract: Contract, threads: int) -> Backend:
     if contract.flavour == "onnxruntime":
         from edge.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(model, threads, contract.precision)
+        return OnnxRuntimeBackend(model, threads, contract.precision_delivered)
     from edge.backends.tensorrt import TensorRTBackend
 
-    return TensorRTBackend(model, contract.flavour, contract.precision)
+    return TensorRTBackend(model, contract.flavour, contract.precision_delivered)
 
 
 def open_configured(config: Config) -> Engine:
@@ -140,19 +143,21 @@ def open_signed(
     except BackendFailed as exc:
         if stale not in FALL_BACK:
             raise
-        return replace(_shipped_instead(release, str(exc), threads), rebuild_for=wanted)
+        mend = REBUILD if wanted else BRING_BACK
+        return replace(_shipped_instead(release, str(exc), threads), mend=mend, rebuild_for=wanted)
 
 
 def _open_as_built(
     release: SignedRelease, threads: int, stale: StalePolicy, found: tuple[Difference, ...], load: Load
 ) -> Engine:
-    if stale not in TRY_ANYHOW and any(one.stops for one in found):
-        raise BackendFailed(f"{in_words(release.manifest, found)}; {REBUILD}")
+    stopping = tuple(one for one in found if one.stops)
+    if stale not in TRY_ANYHOW and stopping:
+        raise BackendFailed(f"{in_words(release.manifest, found)}; {mends(stopping)}")
     golden = parse_golden(release.golden, release.folder / "golden.npz", release.contract)
     backend = _ready(release.model, release.contract, golden, threads, load)
     warnings = (in_words(release.manifest, found),) if found else ()
     hashes = release.contract_sha256, release.manifest_sha256
-    return Engine(backend, release.contract, *hashes, warnings, rebuild_for(found), golden)
+    return Engine(backend, release.contract, *hashes, warnings, mends(found) or None, rebuild_for(found), golden)
 
 
 def _shipped_instead(release: SignedRelease, reason: str, threads: int) -> Engine:
@@ -168,9 +173,7 @@ def _ready(model: bytes, contract: Contract, golden: Golden, threads: int, load:
     try:
         require_golden_answers(backend, contract, golden)
     except BackendFailed:
-        close = getattr(backend, "close", None)  # one that holds a device gives it back
-        if close is not None:
-            close()
+        close_backend(backend)
         raise
     return backend
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from edge.errors import EdgeError, Refused, Stop
 from edge.pipeline import Pipeline
 from edge.results.document import Result
-from edge.results.publish import Owner, is_own_output, make_folder, mirrored_folder, owner_of, result_path
+from edge.results.files import make_folder
+from edge.results.owner import Owner, owner_of
+from edge.results.publish import is_own_output, mirrored_folder, result_path
 
 
 class Misuse(Exception):

@@ -14,6 +14,11 @@ from edge.errors import BackendFailed
 from edge.manifest import Manifest
 
 REBUILD = "rebuild the release on this machine: landmarknet-build-engine RECIPE"
+BRING_BACK = "bring back what is missing, or use a release of another flavour: landmarknet-edge engine list"
+USE_OTHER = {
+    "model": "leave it where the site means a model of its own; else use, or build, a release of the expected one",
+    "calibration set": "use the release of the newer set: landmarknet-edge engine list, then engine use ID",
+}
 Part = Literal["library", "GPU", "compute capability", "driver", "model", "calibration set"]
 
 
@@ -33,12 +38,13 @@ class MachineFacts:
 class Difference:
     """One part that differs, in words; ``stops`` where a release cannot be expected to load.
 
-    ``rebuild_for`` is what a rebuild would be for, part and value; None where none mends it.
+    ``rebuild_for`` is what a rebuild would be for, part and value; None where none mends it. ``mend`` is what does.
     """
 
     part: Part
     text: str
     stops: bool
+    mend: str
     rebuild_for: str | None = None
 
 
@@ -75,6 +81,11 @@ def rebuild_for(found: tuple[Difference, ...]) -> tuple[str, ...]:
     return tuple(one.rebuild_for for one in found if one.rebuild_for is not None)
 
 
+def mends(found: tuple[Difference, ...]) -> str:
+    """Return what mends some differences, each way once."""
+    return "; ".join(dict.fromkeys(one.mend for one in found))
+
+
 def failed_on(flavour: str, facts: MachineFacts) -> str:
     """Return what a rebuild would be for where a release fails: the machine, so that it is for each machine once."""
     parts = {
@@ -89,14 +100,17 @@ def failed_on(flavour: str, facts: MachineFacts) -> str:
 def _of_machine(part: Part, here: str | None, built: str | None, *, stops: bool) -> Difference | None:
     if built is None or here == built:
         return None
-    # without the part nothing can be built for it
-    return Difference(part, f"{part} {here or 'missing'}, built for {built}", stops, here and f"{part} {here}")
+    text = f"{part} {here or 'missing'}, built for {built}"
+    if not here:  # nothing can be built for what is not there
+        return Difference(part, text, stops, BRING_BACK)
+    return Difference(part, text, stops, REBUILD, f"{part} {here}")
 
 
-def _of_origin(part: Part, expected: str | None, built: str | None) -> Difference | None:
+def _of_origin(part: Literal["model", "calibration set"], expected: str | None, built: str | None) -> Difference | None:
     if expected is None or built is None or expected == built:
         return None
-    return Difference(part, f"{part} {expected[:12]} expected, built from {built[:12]}", stops=False)
+    text = f"{part} {expected[:12]} expected, built from {built[:12]}"
+    return Difference(part, text, stops=False, mend=USE_OTHER[part])
 
 
 def in_words(manifest: Manifest, found: tuple[Difference, ...]) -> str:

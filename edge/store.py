@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,16 @@ class Store:
             raise BadRelease(
                 f"{target}: exists, and a release never changes; publish the release again under another name"
             )
+
+    def demand_writable(self) -> None:
+        """Raise `StoreNotWritable` where no release could be added just now; the store is left as it is."""
+        try:
+            for folder in (self.root, self.root / RELEASES):
+                try_to_write(folder)
+            if (lock := self.root / LOCK).exists():
+                lock.open("a").close()
+        except OSError as exc:
+            raise self._not_writable(exc) from exc
 
     def use(self, release_id: str) -> None:
         """Check a release and make it ``current``; the one that was becomes ``previous``.
@@ -229,10 +240,31 @@ class Store:
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
         except OSError as exc:
-            raise StoreNotWritable(
-                f"{self.root}: the store cannot be changed ({exc.strerror}); what was in use still is; free some "
-                "space or let this user write there, then do the same again"
-            ) from exc
+            raise self._not_writable(exc) from exc
+
+    def _not_writable(self, exc: OSError) -> StoreNotWritable:
+        return StoreNotWritable(
+            f"{self.root}: the store cannot be changed ({exc.strerror}); what was in use still is; free some space or "
+            "let this user write there, then do the same again"
+        )
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a file without a name into a folder, or into the one that it is to be made in; raise `OSError`."""
+    place = folder.absolute()
+    while not _exists(place):
+        place = place.parent
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(bytes(4096))  # a disk may be full for data, but not for a name
+        file.flush()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:  # one that may not be looked at is no reason to look further up
+        return False
+    return True
 
 
 def _is_folder(path: Path) -> bool:

@@ -30,3 +30,15 @@ class Backend(Protocol):
     def describe(self) -> dict[str, str]:
         """Return flavour, version, precision delivered and device, for the provenance of a result."""
         ...
+
+
+def close_backend(backend: Backend) -> None:
+    """Give back the device that a backend holds; one on the CPU holds nothing, and has no ``close``."""
+    close = getattr(backend, "close", None)
+    if close is not None:
+        close()
+
+
+def holds_device(backend: Backend) -> bool:
+    """Tell whether a backend has a device to give back; see `close_backend`."""
+    return getattr(backend, "close", None) is not None

@@ -91,7 +91,8 @@ def requeue(
     with _failures():
         images = None if refused else [_in_a_drop_folder(file, config) for file in files or []]
         ask_requeue(_state_folder(config) / JOURNAL, images)
-    typer.echo("asked for: every refused image" if images is None else f"asked for: {len(images)} images")
+    asked = "every refused image" if images is None else f"{len(images)} image{'s' * (len(images) > 1)}"
+    typer.echo(f"asked for: {asked}")
 
 
 def register(app: typer.Typer) -> None:

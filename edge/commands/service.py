@@ -69,7 +69,7 @@ def _carry_out(steps: tuple[Step, ...], *, apply: bool) -> None:
     if apply:
         carry_out(steps, run_command)
     else:
-        say("nothing was done; with --apply, as root, it is")
+        typer.echo("nothing was done; with --apply, as root, it is")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends import Backend
+from edge.backends import close_backend, holds_device
 from edge.config import Config
 from edge.constancy import KindDrift
 from edge.contract import Contract, KindContract
@@ -48,8 +48,7 @@ def _opened(config: Config, held: ExitStack) -> Pipeline:
     held.callback(reader.close)
     reader.start()  # it starts while the engine is opened
     engine = open_configured(config)
-    if close := _close_of(engine.backend):  # one that holds a device gives it back
-        held.callback(close)
+    held.callback(close_backend, engine.backend)
     reader.await_ready()
     return Pipeline.of(config, engine, reader.read)
 
@@ -71,7 +70,7 @@ def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
         return _make(asked, pipeline)
     except InferenceFailed as exc:
         # after a fault a device's context answers nothing any more: what holds one is given up with its process
-        return said(DeviceLost(str(exc)) if _close_of(pipeline.engine.backend) else exc), ()
+        return said(DeviceLost(str(exc)) if holds_device(pipeline.engine.backend) else exc), ()
     except EdgeError as exc:
         return said(exc), ()
 
@@ -117,10 +116,6 @@ def _kind_drift(promise: KindContract, want: np.ndarray, have: np.ndarray, contr
 def said(exc: EdgeError) -> dict[str, Any]:
     """Return an error as it travels."""
     return {"error": type(exc).__name__, "message": str(exc)}
-
-
-def _close_of(backend: Backend) -> Any:
-    return getattr(backend, "close", None)
 
 
 if __name__ == "__main__":

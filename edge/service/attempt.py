@@ -11,7 +11,9 @@ from structlog.typing import FilteringBoundLogger
 
 from edge.errors import DeviceLost, EdgeError, Refused
 from edge.results.document import Result
-from edge.results.publish import Owner, image_name, is_done, make_folder, own_results, read_result, result_path
+from edge.results.files import make_folder
+from edge.results.owner import Owner, own_results
+from edge.results.publish import image_name, is_done, read_result, result_path
 from edge.service.actions import Action, action_for, log_error
 from edge.service.audit_log import facts_of
 from edge.service.state import Space

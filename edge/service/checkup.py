@@ -26,7 +26,8 @@ from edge.config import Config, DropFolderConfig, read_config
 from edge.errors import EdgeError, StateUnusable, Stop
 from edge.processes import landlock
 from edge.registration.alignment import look_over_references
-from edge.results.publish import MENDS, TEMPORARY_PREFIX, Owner, demand_no_other_owner
+from edge.results.files import MENDS, TEMPORARY_PREFIX
+from edge.results.owner import Owner, demand_no_other_owner
 from edge.service.metrics import LOOPBACK
 from edge.service.spool import HIGH_WATER_BYTES, free_bytes
 from edge.service.state import APPLICATION, state_folder
@@ -212,7 +213,7 @@ def _configuration(config_file: Path | None, config: Config) -> Iterator[Finding
     if config_file is None:
         yield Finding("warning", "configuration: none is named, so the defaults are checked", "give --config FILE")
     else:
-        yield Finding("ok", f"configuration {config_file}: {len(config.drop_folder)} drop folders")
+        yield Finding("ok", f"configuration {config_file}; drop folders: {len(config.drop_folder)}")
     if not config.drop_folder:
         yield Finding("fault", "configuration: no drop folder is set", "add a [[drop_folder]] with its path")
 
@@ -301,21 +302,23 @@ def _clock(here: Machine) -> Iterator[Finding]:
 
 
 def _engine(config: Config, here: Machine) -> Iterator[Finding]:
+    from edge.backends import close_backend
+
     try:
         engine = here.open_engine(config)
-        facts = here.facts(engine.contract.flavour)
+        try:
+            facts = here.facts(engine.contract.flavour)
+        finally:
+            close_backend(engine.backend)
     except EdgeError as exc:
         yield _fault_of(exc, "choose another release: landmarknet-edge engine list")
         return
-    contract = engine.contract
-    yield Finding("ok", f"engine {contract.release} ({contract.flavour}, {contract.precision}): golden answers given")
+    contract, release = engine.contract, f"engine {engine.contract.release}"
+    yield Finding("ok", f"{release} ({contract.flavour}, {contract.precision_delivered}): golden answers given")
     for warning in engine.warnings:
-        yield Finding("warning", f"engine {contract.release}: {warning}", "rebuild the release on this machine")
+        yield Finding("warning", f"{release}: {warning}", engine.mend)
     parts = (f"{contract.flavour} {facts.flavour_version}", facts.gpu, facts.driver and f"driver {facts.driver}")
     yield Finding("ok", f"library: {', '.join(part for part in parts if part)}")
-    close = getattr(engine.backend, "close", None)  # one that holds a device gives it back
-    if close is not None:
-        close()
 
 
 def _metrics_port(port: int | None) -> Iterator[Finding]:
@@ -330,9 +333,8 @@ def _metrics_port(port: int | None) -> Iterator[Finding]:
             if in_use and _serves_metrics(port):
                 yield Finding("ok", f"metrics on port {port}: a daemon serves them just now")
             else:
-                yield Finding(
-                    "fault", f"metrics on port {port}: cannot be served ({exc.strerror})", "set another metrics_port"
-                )
+                what = f"metrics on port {port}: cannot be served ({exc.strerror})"
+                yield Finding("fault", what, "set another metrics_port")
         else:
             yield Finding("ok", f"metrics on port {port}: can be served")
 

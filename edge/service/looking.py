@@ -46,9 +46,8 @@ class Looking:
         return found
 
     def _silent(self) -> FolderUnavailable:
-        return FolderUnavailable(
-            f"{self.folder.path}: has not answered for {self.answer_s:.0f} s and more; check its share"
-        )
+        waited = f"has not answered for {self.answer_s:.0f} s and more"
+        return FolderUnavailable(f"{self.folder.path}: {waited}; see that the server of its share is up")
 
 
 @dataclass

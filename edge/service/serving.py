@@ -17,7 +17,7 @@ from edge.constancy import ConstancyRun, judge
 from edge.errors import BadConfig, DeviceLost, TryAgain
 from edge.processes import landlock
 from edge.processes.worker import Worker
-from edge.results.publish import Owner, own_results
+from edge.results.owner import Owner, own_results
 from edge.service.audit_log import AuditLog
 from edge.service.journal import Journal
 from edge.service.metrics import serve_metrics

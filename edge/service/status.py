@@ -122,6 +122,7 @@ def gather(
     retried = [entry for entry in known.waiting if entry.state is State.RETRY_WAIT]
     alarms = (
         *([] if process else [f"no daemon serves: systemctl start {service.unit}"]),
+        *_of_nothing_to_do(service),
         *filter(None, (unread, unnamed)),
         *_of_release(release, named, service.unit),
         *(alarm for folder in folders for alarm in _of_folder(folder)),
@@ -204,6 +205,12 @@ def _folder(
         last_arrival_utc=last_arrival,
         silent_s=silence.total_seconds() if silence else None,
     )
+
+
+def _of_nothing_to_do(service: Service) -> Iterator[str]:
+    if not service.config.drop_folder:
+        place = service.config_file or "a configuration, and name that with --config"
+        yield f"no drop folder is set: write [[drop_folder]] with its path into {place}"
 
 
 def _of_release(serves: str | None, named: str | None, unit: str) -> Iterator[str]:
@@ -322,7 +329,8 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
 
 def _queue(status: Status) -> str:
     parts = [f"{number} {state}" for state, number in status.counts.items() if number and state in WAITING]
-    oldest = f", the oldest since {local(status.oldest_waiting.when_utc, status.when)}" if status.oldest_waiting else ""
+    first = status.oldest_waiting
+    oldest = f", the oldest {first.name} since {local(first.when_utc, status.when)}" if first else ""
     waiting = f"{status.waiting} waiting ({', '.join(parts)}){oldest}" if status.waiting else "nothing waits"
     others = f", not images: {status.not_images}" if status.not_images else ""
     done, refused = status.counts.get(State.DONE, 0), status.counts.get(State.REFUSED, 0)

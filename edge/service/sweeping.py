@@ -9,7 +9,8 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from edge.errors import FolderUnavailable
-from edge.results.publish import remove_leftovers, result_path
+from edge.results.files import remove_leftovers
+from edge.results.publish import result_path
 from edge.service.dropfolder import HeldFolder, results_below
 from edge.service.journal import Entry, Request
 from edge.service.surroundings import Surroundings

@@ -1,20 +1,26 @@
+import json
 from types import SimpleNamespace
 
+import numpy as np
+import pydicom
 import pytest
 
 from build_engine.candidate import (
     Candidate,
     Refusal,
     fastest,
+    gate_findings,
     give_back_layers,
     tell_warnings,
     time_ratio,
     warnings,
 )
-from build_engine.compiled import Compiled
-from build_engine.recipe import RecipeError
+from build_engine.compiled import Compiled, SilentProgress
+from build_engine.recipe import GateSettings, RecipeError
 from build_engine.sensitivity import LayerEffect
+from build_engine.verify import GateLimits, run_gate
 from edge.backends.function import FunctionBackend
+from edge.contract import KindContract
 
 ORDER = tuple(
     LayerEffect(name, effect) for effect, name in ((4.0, "d"), (3.0, "c"), (2.0, "b"), (1.0, "a"), (0.5, "e"))
@@ -45,8 +51,9 @@ class Clock:
         return self.now
 
 
-def candidate(*, passed=True, keep=(), precision="int8", speed=1.0, int8=0, backend=None):
-    compiled = Compiled(b"", "model.onnx", "onnxruntime", "1.0", {"int8": int8, "fp32": 19})
+def candidate(*, passed=True, keep=(), precision="int8", speed=1.0, int8=32, fp16=32, backend=None):
+    layers = {"int8": int8} if precision == "int8" else {"fp16": fp16} if precision == "fp16" else {}
+    compiled = Compiled(b"", "model.onnx", "onnxruntime", "1.0", {**layers, "fp32": 19})
     gate = SimpleNamespace(passed=passed, faults=() if passed else ("it moves",))
     backend = backend or FunctionBackend(lambda batch: batch)
     return Candidate(precision, compiled, backend, "onnxruntime", gate, keep, (), speed)
@@ -67,6 +74,39 @@ def attempts_that_pass_with(*needed):
         return candidate(passed=set(needed) <= set(keep), keep=keep)
 
     return attempt, asked
+
+
+def louis_where(x_net, rows, painted):
+    """Return a backend that gives the Louis angle at a place of the network's grid, and nothing else."""
+    peaks = rows([], [], [(x_net, 24.0, 0.9)])
+    return painted(lambda _: (peaks, np.zeros((3, 36, 36), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("lateral_only", "gantry_deg", "refused"),
+    [(False, 2, True), (True, 2, False), (True, 0, True)],
+    ids=["in every view", "in lateral views", "in lateral views, but an angle of 0 may be none"],
+)
+def test_the_gate_judges_the_louis_angle_in_an_ap_image_where_the_room_reports_it(
+    samples, tmp_path, contract, rows, painted, lateral_only, gantry_deg, refused
+):
+    (tmp_path / "lidc0002").mkdir()
+    name = "lidc0002_ap_mv_00.dcm"
+    truths = json.loads((samples / "truth.json").read_text())
+    in_ap = truths["images"][name]
+    assert "louis_angle" in in_ap["unlabelled"]
+    (tmp_path / "lidc0002" / "truth.json").write_text(json.dumps(truths | {"images": {name: in_ap}}))
+    image = pydicom.dcmread(samples / name)
+    image.GantryAngle = gantry_deg
+    image.save_as(tmp_path / "lidc0002" / name)
+    louis = KindContract(kind="louis_angle", threshold=0.5, at_most=1, lateral_only=lateral_only)
+    reading = contract(kinds=[*(kind.model_dump() for kind in contract().kinds), louis.model_dump()])
+    settings = GateSettings(images=tmp_path, patients=("lidc0002",))
+    reference, moved = (
+        gate_findings(louis_where(x, rows, painted), reading, settings, SilentProgress()) for x in (24.0, 25.2)
+    )
+    faults = run_gate(reference, moved, reading, GateLimits(least_images=1)).faults
+    assert any(fault.startswith("louis_angle moves 1.20 px") for fault in faults) == refused
 
 
 def test_what_passes_at_once_gives_no_layer_back_and_measures_none():
@@ -111,6 +151,13 @@ def test_auto_takes_the_fastest_that_passes():
     assert fastest([slow_int8, half]) is half
     assert fastest([candidate(speed=0.5), half]).precision == "int8"
     assert fastest([candidate(speed=0.5, passed=False), half]) is half
+
+
+def test_auto_does_not_take_float16_that_is_computed_in_float32():
+    plain, in_name = candidate(precision="fp32", speed=1.0), candidate(precision="fp16", speed=0.9, fp16=0)
+    assert fastest([plain, in_name]) is plain
+    with pytest.raises(RecipeError, match="no precision passes"):
+        fastest([in_name])
 
 
 def test_every_attempt_that_was_refused_is_kept_with_its_faults():

@@ -137,6 +137,16 @@ def test_a_line_is_compared_row_by_row():
     assert len(shorter.kinds[0].lost) == 1
 
 
+def test_the_verdict_in_a_line_names_the_kind_that_moves_most():
+    still, spined = carina(), replace(carina(), kind="spinous_process")
+    moved = replace(spined, found_px=np.array([(100.0, 121.0)]))
+    promise = CARINA.model_copy(update={"kind": "spinous_process"})
+    result = gate([still, spined], [still, moved], kinds=(CARINA, promise))
+    assert result.in_words == "passed on 1 image(s), spinous_process moves most: 0.50 px at the 99th percentile"
+    silent = carina().silent()
+    assert gate([silent], [silent]).in_words == "NOT passed on 1 image(s)"
+
+
 def test_nothing_found_proves_nothing():
     silent = carina().silent()
     assert any("nothing was proved" in fault for fault in gate([silent], [silent]).faults)
@@ -157,6 +167,15 @@ def test_a_kind_that_nobody_labelled_in_the_images_is_not_asked_for():
     nowhere = replace(carina().silent(), kind="louis_angle", labelled=False, truth_px=np.zeros((0, 2)))
     assert gate([carina(), nowhere], [carina(), nowhere], kinds=(CARINA, promise)).passed
     assert gate([carina()], [carina()], kinds=(CARINA, promise)).passed, "left out of the findings altogether"
+
+
+def test_a_kind_that_is_only_seen_where_it_has_no_labels_is_not_asked_for_but_may_not_move():
+    promise = CARINA.model_copy(update={"kind": "louis_angle"})
+    in_ap = replace(carina(), kind="louis_angle", truth_px=np.zeros((0, 2)), unlabelled_view=True)
+    silent, moved = in_ap.silent(), replace(in_ap, found_px=np.array([(100.0, 126.0)]))
+    assert gate([carina(), silent], [carina(), silent], kinds=(CARINA, promise)).passed
+    (fault,) = gate([carina(), in_ap], [carina(), moved], kinds=(CARINA, promise)).faults
+    assert fault.startswith("louis_angle moves 3.00 px")
 
 
 @pytest.mark.parametrize(("count", "passed"), [(19, False), (20, True)])

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import subprocess
@@ -11,16 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import ResultNameTaken, ResultsNotWritable
+from edge.results.files import OURS_MOST_BYTES, remove_leftovers
 from edge.results.publish import (
-    RESULT_MOST_BYTES,
     claim_name,
     image_name,
     is_done,
     is_own_output,
-    make_folder,
     mirrored_folder,
     read_result,
-    remove_leftovers,
     result_path,
     result_stem,
 )
@@ -91,14 +88,6 @@ def test_a_name_that_is_not_utf8_is_printable(tmp_path):
     image.write_bytes(b"pixels")
     assert image_name(image) == r"J\xfcrgen.dcm"
     assert is_done(image, publish_for(image))
-
-
-def test_a_results_folder_is_made_with_those_above_it_or_its_mend_is_named(tmp_path, image):
-    make_folder(tmp_path / "a b" / "c")
-    make_folder(tmp_path / "a b" / "c")
-    assert (tmp_path / "a b" / "c").is_dir()
-    with pytest.raises(ResultsNotWritable, match="a folder of that path is a file"):
-        make_folder(image / "c")
 
 
 # publishing
@@ -278,39 +267,5 @@ def test_a_link_by_a_result_s_name_is_not_followed(tmp_path, target):
 def test_what_is_too_large_to_be_a_result_is_not_read(tmp_path):
     large = tmp_path / "X.landmarks.json"
     large.write_bytes(b"[")
-    os.truncate(large, RESULT_MOST_BYTES + 1)
+    os.truncate(large, OURS_MOST_BYTES + 1)
     assert read_result(large) == {}
-
-
-# leftovers
-
-
-def test_temporaries_of_the_dead_are_removed_and_nothing_else(tmp_path):
-    (tmp_path / "a b").mkdir()
-    abandoned = [tmp_path / ".landmarks-1.tmp", tmp_path / "a b" / ".landmarks-2.tmp"]
-    kept = [tmp_path / ".other.tmp", tmp_path / "X.dcm", tmp_path / "X.landmarks.json"]
-    for path in abandoned + kept:
-        path.write_bytes(b"x")
-    assert remove_leftovers(tmp_path) == 2
-    assert not any(path.exists() for path in abandoned)
-    assert all(path.exists() for path in kept)
-    assert remove_leftovers(tmp_path) == 0
-
-
-def test_a_temporary_of_a_living_writer_is_left_alone(tmp_path):
-    temporary = tmp_path / ".landmarks-1.tmp"
-    with temporary.open("wb") as writer:
-        fcntl.flock(writer, fcntl.LOCK_EX)
-        assert remove_leftovers(tmp_path) == 0
-        assert temporary.exists()
-    assert remove_leftovers(tmp_path) == 1
-
-
-def test_a_link_in_the_place_of_a_temporary_is_not_followed(tmp_path, image):
-    (tmp_path / ".landmarks-1.tmp").symlink_to(image)
-    assert remove_leftovers(tmp_path) == 0
-    assert image.read_bytes() == b"pixels"
-
-
-def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path):
-    assert remove_leftovers(tmp_path / "gone") == 0

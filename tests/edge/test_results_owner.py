@@ -1,22 +1,29 @@
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from edge.errors import BadConfig, ResultsNotWritable
-from edge.results.publish import (
+from edge.process import Misuse, plan
+from edge.results.files import remove_leftovers
+from edge.results.owner import (
+    APPLICATION_ID,
+    MACHINE_ID,
     OWNER_FILE,
     Owner,
     demand_no_other_owner,
-    is_own_output,
+    own_machine_id,
     own_results,
     owner_of,
-    remove_leftovers,
 )
+from edge.results.publish import is_own_output
 from edge.service.dropfolder import results_below
 
-OURS, OTHERS = Owner("/srv/room 1", "edge-1"), Owner("/srv/room 2", "edge-1")
+ID, ANOTHER_ID = "1f" * 16, "2e" * 16
+OURS, OTHERS = Owner("/srv/room 1", "edge-1", ID), Owner("/srv/room 2", "edge-1", ID)
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def test_a_results_folder_says_whose_results_it_holds(results):
     assert owner_of(results) == (results / OWNER_FILE, OURS)
     assert [path.name for path in results.iterdir()] == [OWNER_FILE]
     assert json.loads((results / OWNER_FILE).read_bytes()) == {
-        "schema": "landmarknet-edge/owner/1", "drop_folder": "/srv/room 1", "machine": "edge-1",
+        "schema": "landmarknet-edge/owner/2", "drop_folder": "/srv/room 1", "machine": "edge-1", "machine_id": ID,
     }  # fmt: skip
 
 
@@ -43,7 +50,7 @@ def test_an_owner_s_file_is_ours_but_neither_a_leftover_nor_a_result(results):
     assert owner_of(results) is not None
 
 
-@pytest.mark.parametrize("other", [OTHERS, Owner(OURS.drop_folder, "edge-2")])
+@pytest.mark.parametrize("other", [OTHERS, Owner(OURS.drop_folder, "edge-2", ANOTHER_ID)])
 def test_another_drop_folder_s_results_do_not_go_there(results, other):
     own_results(results, OURS)
     with pytest.raises(BadConfig) as caught:
@@ -112,6 +119,114 @@ def test_where_there_are_no_hard_links_the_file_is_renamed(results, monkeypatch)
     own_results(results, OURS)
     assert owner_of(results) == (results / OWNER_FILE, OURS)
     assert [path.name for path in results.iterdir()] == [OWNER_FILE]
+
+
+# the machine
+
+
+def test_a_machine_that_is_called_otherwise_goes_on_with_its_results(results):
+    own_results(results, OURS)
+    before = (results / OWNER_FILE).stat().st_ino
+    own_results(results, Owner(OURS.drop_folder, "renamed", ID))
+    assert (results / OWNER_FILE).stat().st_ino == before
+
+
+def test_two_machines_of_one_name_and_one_path_are_told_apart(results):
+    own_results(results, OURS)
+    with pytest.raises(BadConfig, match=f"of edge-1.*remove {results / OWNER_FILE}"):
+        own_results(results, Owner(OURS.drop_folder, "edge-1", ANOTHER_ID))
+
+
+def test_machines_without_an_id_are_known_by_their_names(results):
+    own_results(results, Owner("/srv/room 1", "edge-1"))
+    own_results(results, Owner("/srv/room 1", "edge-1"))
+    assert "machine_id" not in json.loads((results / OWNER_FILE).read_bytes())
+    with pytest.raises(BadConfig, match="of edge-1"):
+        own_results(results, Owner("/srv/room 1", "edge-2"))
+
+
+def test_owners_that_are_equal_count_once():
+    assert len({OURS, Owner(OURS.drop_folder, "renamed", ID), OTHERS, Owner(OURS.drop_folder, "edge-1")}) == 3
+
+
+def older(results, drop_folder, machine):
+    """Leave a file as versions did that knew a machine by its host's name alone."""
+    said = {"schema": "landmarknet-edge/owner/1", "drop_folder": str(drop_folder), "machine": machine}
+    (results / OWNER_FILE).write_text(json.dumps(said, indent=2) + "\n")
+
+
+@pytest.fixture
+def ours_of_old(results):
+    """Return an owner of this machine, whose results folder has a file of the older form."""
+    older(results, "/srv/room 1", os.uname().nodename)
+    return Owner("/srv/room 1", os.uname().nodename, own_machine_id())
+
+
+needs_machine_id = pytest.mark.skipif(own_machine_id() is None, reason="this machine has no machine-id")
+
+
+@needs_machine_id
+def test_an_older_file_of_ours_is_renewed(results, ours_of_old):
+    demand_no_other_owner(results, ours_of_old)
+    assert owner_of(results) == (results / OWNER_FILE, ours_of_old)
+    own_results(results, ours_of_old)
+    assert json.loads((results / OWNER_FILE).read_bytes())["machine_id"] == ours_of_old.machine_id
+    assert [path.name for path in results.iterdir()] == [OWNER_FILE]
+    with pytest.raises(BadConfig):
+        own_results(results, Owner("/srv/room 1", ours_of_old.machine, ANOTHER_ID))
+
+
+@pytest.mark.usefixtures("ours_of_old")
+def test_only_a_service_renews_it(results, tmp_path):
+    before = (results / OWNER_FILE).read_bytes()
+    with pytest.raises(BadConfig):
+        own_results(results, Owner.of(Path("/srv/room 2")))
+    with pytest.raises(Misuse, match="has no place there"):
+        plan([Path(__file__)], results)
+    assert (results / OWNER_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(("drop_folder", "machine"), [("/srv/room 1", "edge-2"), ("/srv/room 2", os.uname().nodename)])
+def test_an_older_file_of_another_is_another_s_still(results, drop_folder, machine):
+    older(results, drop_folder, machine)
+    before = (results / OWNER_FILE).read_bytes()
+    with pytest.raises(BadConfig, match=f"of the drop folder {drop_folder} of {machine}"):
+        own_results(results, Owner.of(Path("/srv/room 1")))
+    assert (results / OWNER_FILE).read_bytes() == before
+
+
+def test_an_older_file_above_or_below_is_understood_and_stays(results, ours_of_old):
+    (results / "below").mkdir()
+    own_results(results / "below", ours_of_old)
+    assert "owner/1" in (results / OWNER_FILE).read_text()
+
+
+def test_this_machine_s_id_is_a_hash_of_what_systemd_keeps(tmp_path):
+    (tmp_path / "machine-id").write_text(ID + "\n")
+    (tmp_path / "another").write_text(ANOTHER_ID + "\n")
+    ids = {own_machine_id(tmp_path / name) for name in ("machine-id", "another")}
+    assert len(ids) == 2
+    assert all(len(one) == 32 for one in ids)
+    assert not ids & {ID, ANOTHER_ID}
+
+
+@needs_machine_id
+@pytest.mark.skipif(shutil.which("systemd-id128") is None, reason="systemd is not installed")
+def test_it_is_the_hash_that_systemd_makes():
+    command = ["systemd-id128", "machine-id", f"--app-specific={APPLICATION_ID.hex}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert own_machine_id(MACHINE_ID) == told.strip()
+
+
+@pytest.mark.parametrize("text", [None, "", "uninitialized\n", "0" * 32, "1f" * 15, "1f" * 17, "no hex at all"])
+def test_what_is_no_machine_id_is_none(text, tmp_path):
+    if text is not None:
+        (tmp_path / "machine-id").write_text(text)
+    assert own_machine_id(tmp_path / "machine-id") is None
+    assert Owner.of(Path("/srv/x"), tmp_path / "machine-id") == Owner("/srv/x", os.uname().nodename)
+
+
+# what is no owner's file
 
 
 ODD = {"schema": "landmarknet-edge/owner/1", "machine": "edge-1"}

@@ -15,7 +15,7 @@ from edge.contract import read_contract
 from edge.engines import SHIPPED_RELEASE, open_signed
 from edge.errors import BackendFailed, BadRelease
 from edge.manifest import Manifest, SignedRelease
-from edge.staleness import MachineFacts, differences, in_words, machine_facts, rebuild_for
+from edge.staleness import BRING_BACK, REBUILD, MachineFacts, differences, in_words, machine_facts, mends, rebuild_for
 
 ZEROS = "0" * 64
 MODEL, SET = "a" * 64, "b" * 64
@@ -236,7 +236,45 @@ def test_until_it_is_rebuilt_the_old_one_serves_or_else_the_shipped_one(built):
     assert "in place of release room-1" in failing.warnings[0]
 
 
-# --- what a rebuild would be for ---
+# --- what mends it, and what a rebuild would be for ---
+
+
+@pytest.mark.parametrize(("other", "part", "words"), OTHERS, ids=[part for _, part, _ in OTHERS])
+def test_a_rebuild_is_advised_where_it_mends_and_nowhere_else(other, part, words):
+    found = differences(manifest(), replace(HERE, **other))
+    assert (REBUILD in mends(found)) == bool(rebuild_for(found))
+    if part == "calibration set":
+        assert "use the release of the newer set" in mends(found)
+    if part == "model":
+        assert "leave it where the site means a model of its own" in mends(found)
+
+
+def test_what_is_missing_has_to_come_back_and_each_mend_is_said_once():
+    assert mends(differences(manifest(), MachineFacts(HERE.flavour_version))) == BRING_BACK
+    found = differences(manifest(), replace(HERE, gpu="RTX 5000 Ada", driver="580.65", calibration_set_sha256="d" * 64))
+    assert len(found) == 3
+    assert mends(found).count(REBUILD) == 1
+    assert mends(found).startswith(f"{REBUILD}; use the release of the newer set")
+
+
+def test_an_engine_says_what_mends_its_warnings(built):
+    release, peaks = built()
+    other = replace(HERE, driver="580.65")
+    assert open_signed(release, 1, "serve", lambda _: HERE, Recorder(peaks)).mend is None
+    assert open_signed(release, 1, "serve", lambda _: other, Recorder(peaks)).mend == REBUILD
+    sites_own, _ = built(checkpoint_sha256="c" * 64)
+    assert REBUILD not in open_signed(sites_own, 1, "serve", lambda _: HERE, Recorder(peaks)).mend
+    wrong = Recorder(np.full_like(peaks, -1))
+    assert open_signed(release, 1, "fallback", lambda _: HERE, wrong).mend == REBUILD
+    assert open_signed(release, 1, "fallback", broken, never).mend == BRING_BACK
+
+
+def test_a_plan_whose_gpu_is_missing_is_not_to_be_rebuilt_here(built):
+    release, _ = built()
+    gone = MachineFacts(HERE.flavour_version)
+    with pytest.raises(BackendFailed, match=f"GPU missing.*; {re.escape(BRING_BACK)}$") as caught:
+        open_signed(release, 1, "refuse", lambda _: gone, never)
+    assert REBUILD not in str(caught.value)
 
 
 def test_a_rebuild_is_for_what_it_mends_and_a_model_is_not():

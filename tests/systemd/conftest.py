@@ -1,4 +1,4 @@
-"""A real systemd in a container, over a copy-on-write view of this machine; nothing here changes."""
+"""A bundle; and a real systemd in a container, over a copy-on-write view of this machine. Nothing here changes."""
 
 import os
 import shutil
@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.systemd.bundles import ALONE, ROOT, run
+
 UNIT = "landmarknet-edge.service"
 LONG_S = 60.0  # far longer than anything here takes: reached by a failure only
 
@@ -130,3 +132,19 @@ def wait_for_boot(process, console):
                 return machine
         time.sleep(0.1)
     pytest.skip(f"no container can be booted here: {console.read_text(errors='replace')[-300:]}")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """Return the bundle, unpacked; its archive lies beside it."""
+    if shutil.which("unshare") is None or run(*ALONE, "true", check=False).returncode != 0:
+        pytest.skip("no network namespace can be made here (util-linux, unprivileged user namespaces or root)")
+    folder = tmp_path_factory.mktemp("bundle")
+    made = subprocess.run(
+        [ROOT / "bundle/make_bundle.sh", sys.executable, folder], capture_output=True, text=True, check=False
+    )  # with this environment's settings of pip: it is the one step that needs the registry
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(made.stdout.split()[-1]) as archive:
+        archive.extractall(folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
+    return unpacked

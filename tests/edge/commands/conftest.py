@@ -1,5 +1,8 @@
-"""A room whose plan is known: commands and daemons over it, and its release, which states its sigmas."""
+"""The command line in the process of the test, also over a room whose plan is known; and Python in one of its own."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +12,33 @@ from edge.cli import app
 from tests.edge.planned_room import CARINA, ROW, PlannedRoom, plan_bytes, write_release
 
 
+@pytest.fixture
+def process():
+    """Return a function that runs ``landmarknet-edge process`` in this process; nothing but SystemExit may escape."""
+
+    def run(*arguments):
+        outcome = CliRunner().invoke(app, ["process", *map(str, arguments)])
+        assert outcome.exception is None or isinstance(outcome.exception, SystemExit), outcome.exception
+        assert "Traceback" not in outcome.output
+        return outcome
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Return a function that runs code in a Python of its own, and returns it when it has ended."""
+
+    def run(code):
+        checkout = Path(__file__).parents[3]
+        return subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def planned_release(tmp_path_factory, contract, rows, tiny_model):
-    """Return the folder of a release that finds the same landmarks in every image."""
+    """Return the folder of a release that finds the same landmarks in every image, and states its sigmas."""
     peaks = rows(ROW, CARINA)
     return write_release(tmp_path_factory.mktemp("planned") / "release", contract, peaks, tiny_model(peaks))
 

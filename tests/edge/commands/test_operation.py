@@ -172,6 +172,10 @@ def test_an_image_is_asked_for_by_the_path_that_the_daemon_knows(edge, journal, 
     assert asked_for(journal) == [str(drop / "X.dcm"), str(drop / "Y.dcm")]
 
 
+def test_one_image_is_one(edge, journal, drop):
+    assert edge("requeue", drop / "X.dcm").stdout == "asked for: 1 image\n"
+
+
 def test_every_refused_image_can_be_asked_for(edge, journal):
     outcome = edge("requeue", "--refused")
     assert (outcome.exit_code, outcome.stdout) == (0, "asked for: every refused image\n")

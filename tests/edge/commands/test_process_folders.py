@@ -7,7 +7,7 @@ from edge.errors import NotAnImage
 from edge.pipeline import Pipeline
 from edge.portal_image import MAX_FILE_BYTES
 from edge.process import Job, Misuse, plan, process_all
-from edge.results.publish import OWNER_FILE, Owner, own_results
+from edge.results.owner import OWNER_FILE, Owner, own_results
 
 
 @pytest.fixture

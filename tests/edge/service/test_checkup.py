@@ -139,10 +139,16 @@ def test_the_engine_is_named_with_library_gpu_and_driver(room):
     assert "library: onnxruntime 11.1, NVIDIA L4, driver 580.65.06, CUDA 13.0" in text
 
 
-def test_an_engine_s_warnings_are_warnings(room, engine):
-    warned = replace(engine([]), warnings=("library 1.31, built for 1.30",))
-    (finding,) = room.findings("built for 1.30", open_engine=lambda config: warned)
-    assert finding.level == "warning"
+def test_an_engine_s_warnings_are_warnings_with_what_mends_them(room, engine):
+    warned = replace(engine([]), warnings=("calibration set aaaa expected",), mend="use the newer release")
+    (finding,) = room.findings("calibration set", open_engine=lambda config: warned)
+    assert (finding.level, finding.mend) == ("warning", "use the newer release")
+
+
+def test_an_engine_is_named_with_the_precision_that_was_delivered(room, engine):
+    half = engine([], precision="fp16", delivered={"fp32": 51})
+    (finding,) = room.findings("golden answers given", open_engine=lambda config: half)
+    assert "(onnxruntime, fp32 computation of fp16 weights)" in finding.what
 
 
 @pytest.mark.parametrize(
@@ -161,11 +167,16 @@ def test_an_engine_that_does_not_open_is_a_fault(room, error, what, mend):
     assert not [finding for finding in findings if "golden answers given" in finding.what]
 
 
-def test_an_engine_gives_its_device_back(room, engine):
+def no_facts(flavour):
+    raise BackendFailed("the driver shows no GPU; see nvidia-smi")
+
+
+@pytest.mark.parametrize("facts", [lambda flavour: MachineFacts("1.32"), no_facts], ids=["facts", "no facts"])
+def test_an_engine_gives_its_device_back(room, engine, facts):
     closed = []
     held = engine([])
     object.__setattr__(held.backend, "close", lambda: closed.append(True))
-    room.check(open_engine=lambda config: held)
+    room.check(open_engine=lambda config: held, facts=facts)
     assert closed == [True]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.results.publish import Owner, own_results
+from edge.results.owner import Owner, own_results
 from edge.service.checkup import (
     Finding,
     Machine,

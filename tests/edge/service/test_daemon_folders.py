@@ -8,7 +8,8 @@ import structlog
 
 from edge.config import DropFolderConfig
 from edge.errors import BadConfig
-from edge.results.publish import OWNER_FILE, Owner, own_results, read_result
+from edge.results.owner import OWNER_FILE, Owner, own_results
+from edge.results.publish import read_result
 from edge.service.daemon import Daemon
 from edge.service.dropfolder import UNSEEN_NAME
 from edge.service.journal import Journal

@@ -48,7 +48,7 @@ def answered(looking: Looking) -> dict:
 def test_a_folder_that_does_not_answer_is_unavailable_and_is_not_asked_again_meanwhile(hanging):
     looking, threads = Looking(hanging, answer_s=0.05), threading.active_count()
     for _ in range(3):
-        with pytest.raises(FolderUnavailable, match="check its share"):
+        with pytest.raises(FolderUnavailable, match="see that the server of its share is up"):
             looking.sweep({})
     assert threading.active_count() == threads + 1
 

@@ -8,7 +8,7 @@ from structlog.testing import LogCapture
 from edge.config import Config, DropFolderConfig
 from edge.errors import BadConfig, DeviceLost, SpoolFull
 from edge.processes.worker import Worker
-from edge.results.publish import Owner, own_results, owner_of
+from edge.results.owner import Owner, own_results, owner_of
 from edge.service.rebuild import REBUILD_WANTED
 from edge.service.serving import serving
 from edge.service.state import AUDIT_LOG, JOURNAL

@@ -66,6 +66,11 @@ def room(tmp_path):
     return Room(Config(drop_folder=(folder,), state_dir=state, constancy_at=time(5)), state, drop)
 
 
+def always_quiet(room):
+    """Return the drop folder without clinic hours."""
+    return (DropFolderConfig(path=room.drop),)
+
+
 def screen(status):
     """Return what a person reads, each line as long as it likes."""
     console = Console(file=io.StringIO(), width=400, color_system=None)
@@ -95,7 +100,7 @@ def test_the_queue_and_its_oldest_file_are_shown(room):
     status = room.status()
     assert (status.waiting, status.counts["done"], status.counts["refused"]) == (2, 1, 1)
     assert status.oldest_waiting.name == "X2.dcm"  # first seen first, whenever it changed
-    assert "2 waiting (1 seen, 1 stable), the oldest since 13:20; 1 done, 1 refused" in screen(status)
+    assert "2 waiting (1 seen, 1 stable), the oldest X2.dcm since 13:20; 1 done, 1 refused" in screen(status)
 
 
 def test_files_that_are_no_images_are_a_figure_of_their_own(room):
@@ -179,6 +184,12 @@ def test_a_drop_folder_that_is_gone_is_an_alarm(room):
     assert "CANNOT BE LISTED" in screen(status)
 
 
+def test_a_configuration_without_drop_folders_is_an_alarm(room):
+    room.journal()
+    (alarm,) = room.status(drop_folder=()).alarms
+    assert "write [[drop_folder]] with its path into" in alarm
+
+
 def test_silence_in_clinic_hours_is_an_alarm(room):
     room.journal(room.entry(1, State.DONE, minutes_ago=119))
     assert room.status().alarms == ()
@@ -202,11 +213,11 @@ def test_a_run_that_passed_after_one_that_drifted_ends_the_alarm(room):
 def test_a_constancy_run_that_stays_away_is_an_alarm_while_a_daemon_serves(room):
     room.journal()
     tomorrow = NOW + timedelta(days=1)
-    assert room.status(now=tomorrow.replace(hour=5, minute=59), drop_folder=()).alarms == ()
-    (alarm,) = room.status(now=tomorrow.replace(hour=6, minute=0), drop_folder=()).alarms
+    assert room.status(now=tomorrow.replace(hour=5, minute=59), drop_folder=always_quiet(room)).alarms == ()
+    (alarm,) = room.status(now=tomorrow.replace(hour=6, minute=0), drop_folder=always_quiet(room)).alarms
     assert "have not run since 2026-06-01 05:00" in alarm
-    assert room.status(now=tomorrow, drop_folder=(), constancy_at=None).alarms == ()
-    (other,) = room.status(now=tomorrow, drop_folder=(), serving=False).alarms
+    assert room.status(now=tomorrow, drop_folder=always_quiet(room), constancy_at=None).alarms == ()
+    (other,) = room.status(now=tomorrow, drop_folder=always_quiet(room), serving=False).alarms
     assert "no daemon serves" in other
 
 
@@ -214,7 +225,7 @@ def test_a_constancy_run_that_stays_away_is_an_alarm_while_a_daemon_serves(room)
 def test_a_constancy_run_is_not_late_an_hour_before_and_after_its_time(room, hour, minute):
     """The last one was at a restart at half past four."""
     room.journal(runs=[replace(PASSED, when_utc=NOW.replace(hour=4, minute=30).astimezone(UTC))])
-    assert room.status(now=NOW.replace(hour=hour, minute=minute), drop_folder=()).alarms == ()
+    assert room.status(now=NOW.replace(hour=hour, minute=minute), drop_folder=always_quiet(room)).alarms == ()
 
 
 def test_a_file_that_fails_again_and_again_is_an_alarm(room):

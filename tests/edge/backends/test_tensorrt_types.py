@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # What TensorRT 8 to 10 had and 11 has not stands with the mark; the rest is today's.
 SNIPPET = """
