@@ -18,7 +18,7 @@ from edge.errors import BadConfig, SpoolFull
 from edge.terminal import MISUSE, printable, say, stop_exits_with
 
 if TYPE_CHECKING:
-    from edge.service.checkup import Finding
+    from edge.service.finding import Finding
 
 WRONG = 1
 COLOURS = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -30,7 +30,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show how the service stands: queue, last image, last error, engine, folders, silence, constancy."""
     from datetime import datetime
 
-    from edge.service.checkup import service_of
+    from edge.service.installed import service_of
     from edge.service.silence import local_zone
     from edge.service.status import gather, render
 
@@ -47,7 +47,8 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check all that the service needs before it is needed; each line says how to mend."""
     from dataclasses import asdict
 
-    from edge.service.checkup import check_all, service_of
+    from edge.service.checkup import check_all
+    from edge.service.installed import service_of
 
     findings = check_all(lambda: service_of(config))
     if as_json:
@@ -111,7 +112,7 @@ def _print(findings: tuple[Finding, ...]) -> None:
 
 
 def _state_folder(config: Path | None) -> Path:
-    from edge.service.checkup import service_of
+    from edge.service.installed import service_of
     from edge.service.state import state_folder
 
     return state_folder(service_of(config).config)
@@ -119,7 +120,7 @@ def _state_folder(config: Path | None) -> Path:
 
 def _in_a_drop_folder(file: Path, config: Path | None) -> Path:
     """Return the path by which the daemon knows a file; raise `BadConfig` where it serves no folder above it."""
-    from edge.service.checkup import service_of
+    from edge.service.installed import service_of
 
     path = file.parent.resolve() / file.name
     for entry in service_of(config).config.drop_folder:

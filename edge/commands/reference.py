@@ -83,7 +83,7 @@ def remove(key: str, config: ConfigFile = None, references: Folder = None) -> No
 
 def _settings(config: Path | None, references: Path | None) -> tuple[Config, Path]:
     """Return the configuration and the folder of references; raise `BadConfig` where none is named."""
-    from edge.service.checkup import service_of
+    from edge.service.installed import service_of
 
     settings = service_of(config).config
     folder = references or settings.references

@@ -36,7 +36,7 @@ def register(
     from edge.by_hand import register_files
     from edge.engines import open_configured
     from edge.results.registration_entry import registration_entry
-    from edge.service.checkup import service_of
+    from edge.service.installed import service_of
 
     with failures():
         aligned = register_files(image, reference, open_configured(service_of(config).config))
@@ -56,7 +56,7 @@ def two_views(
 ) -> None:
     """Combine two views of one session, such as AP and lateral, into a shift of the room and a couch move."""
     from edge.by_hand import two_views as combine
-    from edge.service.checkup import service_of
+    from edge.service.installed import service_of
 
     with failures():
         found = combine(first, second, service_of(config).config.couch)

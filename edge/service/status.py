@@ -15,8 +15,10 @@ from edge.constancy import ConstancyRun, due
 from edge.errors import JournalDamaged, SpoolFull, StateUnusable, Stop
 from edge.results.publish import image_name
 from edge.service.audit_log import serving_release
-from edge.service.checkup import ANSWER_S, Service, folder_findings, no_answer, within
+from edge.service.check_folders import folder_findings, no_answer, within
+from edge.service.installed import Service
 from edge.service.journal import Entry, Journal
+from edge.service.machine import ANSWER_S
 from edge.service.silence import silent_for
 from edge.service.spool import HIGH_WATER_BYTES, free_bytes
 from edge.service.state import AUDIT_LOG, JOURNAL, LOCK, lock_holder, state_folder

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from edge.config import Config, DropFolderConfig
 from edge.engines import Engine
-from edge.service.checkup import Machine, Service, check_all
+from edge.service.checkup import check_all
+from edge.service.installed import Service
+from edge.service.machine import Machine
 from edge.staleness import MachineFacts
 
 LOCAL = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"

@@ -16,7 +16,7 @@ from edge.config import ClinicHours, Config, DropFolderConfig
 from edge.constancy import ConstancyRun
 from edge.errors import StateUnusable
 from edge.service.audit_log import AuditLog
-from edge.service.checkup import Service
+from edge.service.installed import Service
 from edge.service.journal import Entry, Journal
 from edge.service.spool import HIGH_WATER_BYTES
 from edge.service.state import AUDIT_LOG, JOURNAL, LOCK, held

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from edge.cli import app
 from edge.service import looking
-from edge.service.checkup import Machine, check_all, service_of
+from edge.service.checkup import check_all
+from edge.service.installed import service_of
+from edge.service.machine import Machine
 from edge.service.silence import local_zone
 from edge.service.spool import claimed
 from edge.service.status import gather

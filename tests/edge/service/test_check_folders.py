@@ -2,17 +2,12 @@ import fcntl
 import os
 import threading
 from itertools import chain, repeat
-from pathlib import Path
 
 import pytest
 
 from edge.results.owner import Owner, own_results
-from edge.service.checkup import (
-    Finding,
-    Machine,
-    file_system,
-    within,
-)
+from edge.service.check_folders import within
+from edge.service.finding import Finding
 from edge.service.spool import HIGH_WATER_BYTES
 from tests.edge.checkup_room import LOCAL, PLENTY_BYTES, levels, room_in_order
 
@@ -89,33 +84,6 @@ def test_its_own_results_folder_is_in_order(room, tmp_path):
     (tmp_path / "own").mkdir()
     own_results(tmp_path / "own", Owner.of(room.config.drop_folder[0].path))
     assert levels(room.findings("own", room.with_folder(results_dir=tmp_path / "own"))) == ["ok"]
-
-
-# --- what a path lies on ---
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/srv/portal", "ext4"),
-        ("/mnt/room one/x", "cifs"),  # written as \040
-        ("/mnt/room", "ext4"),
-        ("/mnt/room one", "cifs"),
-        ("/over", "nfs4"),  # mounted over another one
-    ],
-)
-def test_a_path_lies_on_the_innermost_and_topmost_mount(path, kind):
-    mounts = (
-        LOCAL
-        + "30 21 0:40 / /mnt/room\\040one rw shared:5 master:1 - cifs //server/drop rw,vers=3.0\n"
-        + "31 21 0:41 / /over rw - xfs /dev/sdb rw\n"
-        + "32 21 0:42 / /over rw - nfs4 server:/export rw\n"
-    )
-    assert file_system(Path(path), mounts) == kind
-
-
-def test_this_machine_s_mounts_are_understood():
-    assert file_system(Path("/proc/self"), Machine().mounts()) == "proc"
 
 
 # --- state ---
