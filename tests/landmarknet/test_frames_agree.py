@@ -9,6 +9,7 @@ from edge.registration.register import Registration
 from edge.registration.two_views import room_shift
 
 SAD_MM = 1000.0
+pytestmark = pytest.mark.timeout(600)  # importing RTK takes 12 s of a processor: minutes where that is shared
 
 
 @pytest.fixture(scope="module")
