@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-service faults gpu room-size bundle service registration schema examples samples images gate-images accuracy lock clean
+.PHONY: help demo test check bench bench-service faults gpu room-size bundle service registration registration-images schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ examples: $(VENV)/.room ## make docs/examples and the picture of the README with
 
 registration: $(VENV)/.room ## the registration on simulated bodies: does its interval hold, is a vertebra mistaken
 	$(RUN)/python benchmarks/registration_truth.py
+
+registration-images: images ## the registration through the shipped release, on images of a patient that it never saw
+	$(RUN)/python benchmarks/registration_images.py work/images lidc0002
 
 schema: $(VENV)/.room ## write docs/result.schema.json and docs/results-format.md
 	$(RUN)/python -m edge.results.document > docs/result.schema.json

@@ -96,7 +96,7 @@ def test_objects_of_a_real_file_are_valid(folder, real_file, opened, all_objects
     judged(all_objects(shown), shown.data, render=shown.data[128:132] == b"DICM")
 
 
-@pytest.mark.parametrize("name", ["lidc0002_ap_mv_00.dcm", "lidc0002_lateral_drr_00.dcm"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "samples").glob("*.dcm")))
 def test_objects_of_a_sample_are_valid(name, samples, opened, all_objects, judged):
     shown = opened(samples / name)
     judged(all_objects(shown), shown.data)

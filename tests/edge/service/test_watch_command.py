@@ -1,9 +1,11 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,18 +114,33 @@ def test_images_that_are_there_and_images_that_arrive_get_results_once_and_sigte
     assert "result published" not in again.log
 
 
-def test_the_log_names_files_and_reasons_but_never_the_patient(watch, config, tmp_path, dicom, collimated):
+@pytest.fixture
+def metrics_port(config):
+    """Return a free port, on which the daemon of the configuration serves its metrics."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config.write_text(f"metrics_port = {port}\n{config.read_text()}")
+    return port
+
+
+def test_the_log_names_files_and_reasons_but_neither_it_nor_a_metric_ever_the_patient(
+    watch, config, metrics_port, tmp_path, dicom, collimated
+):
     drop = tmp_path / "drop"
     planted = {"PatientName": "Zyxwv^Planted", "PatientID": "PID-424242", "PatientBirthDate": "19470101"}
     (drop / "X.dcm").write_bytes(dicom(collimated(), **planted))
     (drop / "Y.dcm").write_bytes(dicom(collimated(), SamplesPerPixel=3, **planted))
     daemon = watch("--config", config)
-    daemon.wait_until(lambda: len(results(drop)) == 2)
+    daemon.wait_until(lambda: daemon.log.count("image=") == 2)
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=PATIENCE_S) as answer:
+        metrics = answer.read().decode()
     assert daemon.end() == 0
     lines = daemon.log.splitlines()
     assert any("image=X.dcm" in line and 'event="result published"' in line for line in lines)
     assert any("image=Y.dcm" in line and "event=refused" in line and "colour" in line for line in lines)
-    assert not any(secret in daemon.log for secret in ("Zyxwv", "Planted", "424242", "19470101"))
+    assert 'landmarknet_edge_refusals_total{kind="UnsupportedImage"} 1.0' in metrics
+    assert not any(secret in daemon.log + metrics for secret in ("Zyxwv", "Planted", "424242", "19470101"))
     assert "Traceback" not in daemon.log
 
 
