@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 .PHONY: help demo test check bench bench-service faults gpu room-size bundle service registration registration-images schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(VENV)/.room: requirements/room.txt pyproject.toml
 	python3 -m venv $(VENV)
