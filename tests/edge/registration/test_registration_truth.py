@@ -38,3 +38,15 @@ def test_the_interval_covers_the_truth_and_no_vertebra_is_mistaken(truth, index)
 def test_the_same_seed_gives_the_same_trials(truth):
     one, other = (next(truth.trials(truth.SCENARIOS[0], 1, seed=5)) for _ in range(2))
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("wrong", "covered_x", "covered_y", "held"),
+    [(0, 0.93, 0.97, True), (0, 0.92, 0.95, False), (0, 0.95, 0.98, False), (1, 0.95, 0.95, False)],
+)
+def test_what_the_figures_must_be(truth, wrong, covered_x, covered_y, held):
+    assert truth.holds({"wrong": wrong, "covered x": covered_x, "covered y": covered_y}) is held
+
+
+def test_where_nothing_is_published_a_row_has_no_figure(truth):
+    assert truth.row("AP", truth.summary(list(truth.trials(truth.SCENARIOS[0], 1, seed=5)), math.inf)).count("-") == 5
