@@ -46,13 +46,14 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file, see landmarkne
 @app.command("operating-point")
 def operating_point(
     weights: Annotated[Path, typer.Argument(help="weights.pt of a training")],
-    images: Annotated[Path, typer.Argument(help="data set of `landmarknet-train simulate`")],
+    study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml; its folds are trained")],
     patients: Annotated[list[str], typer.Argument(help="VALIDATION patients: neither trained nor tested on")],
 ) -> None:
-    """Choose thresholds and uncertainties on validation patients; prints the [[kinds]] of a build recipe."""
-    from landmarknet.report import operating_point_toml
+    """Choose thresholds and uncertainties on patients that were not trained on; prints the [[kinds]] of a recipe."""
+    from landmarknet.folds import operating_point_toml
+    from landmarknet.study import read_study
 
-    typer.echo(operating_point_toml(weights, images, patients))
+    typer.echo(operating_point_toml(weights, patients, read_study(study)))
 
 
 @app.command()

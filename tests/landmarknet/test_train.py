@@ -246,6 +246,30 @@ def test_learning_rate_rises_and_falls_to_zero(config):
     assert rates[1000] == pytest.approx(0.0)
 
 
+def test_learning_rate_rises_again_to_finish_and_ends_at_zero(config):
+    longer = replace(config, steps=1000, warm_up_steps=100, finish_steps=500, finish_rate=1e-4)
+    rates = [learning_rate(step, longer) for step in range(1501)]
+    assert rates[:1000] == [learning_rate(step, replace(longer, finish_steps=0)) for step in range(1000)]
+    assert max(rates[1000:]) == rates[1099] == 1e-4
+    assert rates[1500] == pytest.approx(0.0)
+
+
+def test_a_training_stopped_before_its_jaws_close_goes_on_as_in_one_go(config, tmp_path):
+    config = replace(config, steps=2, finish_steps=2)
+    whole = load_checkpoint(train(config))
+    stopped = replace(config, output=str(tmp_path / "stopped"))
+
+    def cut_before_jaws(step):
+        if step == 2:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(stopped, cut_before_jaws)
+    resumed = load_checkpoint(train(stopped))
+    assert resumed.step == whole.step == 4
+    assert all(torch.equal(w, whole.averaged[name]) for name, w in resumed.averaged.items())
+
+
 def test_shipped_configuration_is_understood_and_holds_two_patients_out():
     config = read_train_config(Path(__file__).parents[2] / "landmarknet/configs/room_cpu.toml")
     assert not {"lidc0002", "lidc0295"} & {*config.patients, *config.negatives}
