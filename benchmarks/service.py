@@ -84,9 +84,9 @@ class Reached:
         self.stop.set()
         raise InferenceFailed(f"{image.name}: only the way here was timed")
 
-    def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:
-        """Never asked for."""
-        raise NotImplementedError
+    def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:  # noqa: ARG002
+        """Say that an image was refused, which none of these should be."""
+        raise AssertionError(f"{image.name}: {reason}")
 
 
 @dataclass

@@ -37,3 +37,8 @@ def close_backend(backend: Backend) -> None:
     close = getattr(backend, "close", None)
     if close is not None:
         close()
+
+
+def holds_device(backend: Backend) -> bool:
+    """Tell whether a backend has a device to give back; see `close_backend`."""
+    return getattr(backend, "close", None) is not None

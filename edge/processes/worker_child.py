@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends import close_backend
+from edge.backends import close_backend, holds_device
 from edge.config import Config
 from edge.constancy import KindDrift
 from edge.contract import Contract, KindContract
@@ -69,7 +69,7 @@ def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
         return _make(asked, pipeline)
     except InferenceFailed as exc:
         # after a fault a device's context answers nothing any more: what holds one is given up with its process
-        return said(DeviceLost(str(exc)) if hasattr(pipeline.engine.backend, "close") else exc), ()
+        return said(DeviceLost(str(exc)) if holds_device(pipeline.engine.backend) else exc), ()
     except EdgeError as exc:
         return said(exc), ()
 

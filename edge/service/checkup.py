@@ -212,8 +212,7 @@ def _configuration(config_file: Path | None, config: Config) -> Iterator[Finding
     if config_file is None:
         yield Finding("warning", "configuration: none is named, so the defaults are checked", "give --config FILE")
     else:
-        count = len(config.drop_folder)
-        yield Finding("ok", f"configuration {config_file}: {count} drop folder{'' if count == 1 else 's'}")
+        yield Finding("ok", f"configuration {config_file}; drop folders: {len(config.drop_folder)}")
     if not config.drop_folder:
         yield Finding("fault", "configuration: no drop folder is set", "add a [[drop_folder]] with its path")
 

@@ -1,10 +1,6 @@
 """Publishing: killed at any moment, it leaves a whole folder, or one that the next call brings back."""
 
 import hashlib
-import os
-import signal
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +9,7 @@ from build_engine.publish import PublishError, exchange, publish_folder, publish
 from edge.manifest import Manifest
 from edge.signature import generate_key
 from edge.store import Store
+from tests.killed_at import killed_at
 
 OLD, NEW = {"model.onnx": b"old", "contract.json": b"old"}, {"model.onnx": b"new", "contract.json": b"new"}
 CARD = {"MODEL_CARD.md": b"card"}
@@ -45,34 +42,6 @@ def release(tmp_path):
 
 def held(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def killed_at(step, action):
-    """Run ``action`` in a process that kills itself before its ``step``-th call of the system; tell whether it did."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: the child only touches files
-        child = os.fork()
-    if child == 0:
-        count = 0
-
-        def before(_frame, event, function):
-            nonlocal count
-            owner = getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__
-            if event == "c_call" and owner in {"posix", "_io", "io"}:
-                count += 1
-                if count > step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.setprofile(before)
-            action()
-            sys.setprofile(None)
-            os._exit(0)
-        finally:
-            os._exit(1)  # the action raised
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
 
 
 @pytest.mark.parametrize("swap", [exchange, never])
