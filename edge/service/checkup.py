@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import subprocess
-import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from edge.config import Config, DropFolderConfig, read_config
 from edge.errors import EdgeError, StateUnusable, Stop
 from edge.processes import landlock
-from edge.results.files import MENDS, TEMPORARY_PREFIX
+from edge.results.files import MENDS, opened_folder, temporary
 from edge.results.owner import Owner, demand_no_other_owner
 from edge.service.metrics import LOOPBACK
 from edge.service.spool import HIGH_WATER_BYTES, free_bytes
@@ -259,10 +258,8 @@ def _lockable(folder: Path) -> Iterator[Finding]:
 
 def _writable(what: str, folder: Path) -> Iterator[Finding]:
     try:
-        with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder) as file:
-            file.write(b"landmarknet-edge check\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with opened_folder(folder) as at, temporary(at, b"landmarknet-edge check\n"):
+            pass
     except OSError as exc:
         mend = MENDS.get(exc.errno or 0, "check the folder, its disk and its share")
         yield Finding("fault", f"{what} in {folder}: cannot be written ({exc.strerror})", mend)

@@ -1,5 +1,8 @@
+import errno
 import fcntl
+import gc
 import os
+import shutil
 import threading
 from itertools import chain, repeat
 from pathlib import Path
@@ -89,6 +92,22 @@ def test_its_own_results_folder_is_in_order(room, tmp_path):
     (tmp_path / "own").mkdir()
     own_results(tmp_path / "own", Owner.of(room.config.drop_folder[0].path))
     assert levels(room.findings("own", room.with_folder(results_dir=tmp_path / "own"))) == ["ok"]
+
+
+def test_a_share_that_goes_away_while_it_is_tried_is_a_fault(room, tmp_path, monkeypatch):
+    """Neither the file nor its name can be given back then; on CI that was raised where nobody caught it."""
+    results = tmp_path / "share"
+    results.mkdir()
+
+    def go_away(descriptor):
+        os.close(descriptor)
+        shutil.rmtree(results)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "fsync", go_away)
+    (finding,) = room.findings("results in", room.with_folder(results_dir=results))
+    gc.collect()  # what could not be closed is found now
+    assert (finding.level, finding.mend) == ("fault", "check the folder, its disk and its share")
 
 
 # --- what a path lies on ---
