@@ -223,6 +223,7 @@ if __name__ == "__main__":
     finally:
         with suppress(ProcessLookupError):
             os.killpg(training.pid, signal.SIGKILL)
+        training.wait()
     assert len(workers) >= 2
 
 
@@ -231,7 +232,7 @@ def is_running(pid):
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def await_(condition, patience_s=50):
+def await_(condition, patience_s=300):
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline
