@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -93,7 +93,7 @@ class Contract(Reading):
         return delivered_in_words(self.precision, self.delivered or {})
 
 
-def delivered_in_words(asked: str, layers: Mapping[str, int]) -> str:
+def delivered_in_words(asked: str, layers: Mapping[Any, int]) -> str:
     """Return what is computed in: the precision that was asked for, or others where no layer computes in that one.
 
     ``layers`` counts layers by what they compute in; empty: not known.

@@ -41,7 +41,7 @@ def seal(keys):
 
 @pytest.fixture
 def staged(tmp_path, contract, rows, tiny_model, seal):
-    """Return a function that makes a signed release folder outside of any store; ``promised`` goes into the contract."""
+    """Return a function that makes a signed release folder outside of any store; its contract has ``promised``."""
 
     def make(name="r1", promised=None, **entries):
         folder = tmp_path / "staged" / name
