@@ -150,7 +150,7 @@ def landmarknet_edge(own_state):
             env=own_state,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
             **options,
         )

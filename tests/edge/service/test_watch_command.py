@@ -15,7 +15,7 @@ from edge.engines import SHIPPED_RELEASE
 from edge.errors import ImageUnreadable
 from edge.results.publish import read_result
 
-PATIENCE_S = 60
+PATIENCE_S = 100
 SETTLE_S = 0.2
 
 
