@@ -101,6 +101,21 @@ def test_the_list_shows_every_release_in_aligned_columns(engine):
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "delivered", "shown"),
+    [
+        ("fp16", {"fp32": 51}, "fp32 computation of fp16 weights (asked: fp16)"),
+        ("int8", {"fp16": 29, "fp32": 19}, "fp16 and fp32 computation of int8 weights (asked: int8)"),
+        ("int8", {"int8": 30, "fp32": 19}, "int8"),
+        ("fp16", {}, "fp16"),  # not known
+    ],
+)
+def test_the_list_shows_the_precision_that_is_computed_in(engine, filled, staged, asked, delivered, shown):
+    filled.add(staged("r4", contract={"precision": asked}, precision=asked, delivered=delivered))
+    (line,) = [line for line in engine("list").stdout.splitlines() if " r4 " in line]
+    assert line.split("onnxruntime 0.9")[1].split("2026-01-02")[0].strip() == shown
+
+
 def test_a_release_that_cannot_be_used_is_listed_with_its_fault(engine, filled):
     (filled.root / "releases" / "r1" / "manifest.sig").write_bytes(bytes(64))
     outcome = engine("list")

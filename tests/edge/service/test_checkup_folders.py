@@ -63,9 +63,11 @@ def test_events_of_a_share_are_worth_a_warning(room, kind, level):
 
 def test_a_folder_that_a_daemon_serves_is_in_order(room):
     fd = os.open(room.config.drop_folder[0].path, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    (finding,) = room.findings("a daemon serves it")
-    os.close(fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        (finding,) = room.findings("a daemon serves it")
+    finally:
+        os.close(fd)
     assert finding.level == "ok"
     assert room.findings("a daemon serves it") == []
 
