@@ -49,7 +49,7 @@ def operating_point(
     study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml; its folds are trained")],
     patients: Annotated[list[str], typer.Argument(help="VALIDATION patients: neither trained nor tested on")],
 ) -> None:
-    """Choose thresholds and uncertainties on patients that were not trained on; prints the tables ``kinds`` of a recipe."""
+    """Choose thresholds and uncertainties on patients that were not trained on; prints ``kinds`` of a recipe."""
     from landmarknet.folds import operating_point_toml
     from landmarknet.study import read_study
 
