@@ -52,7 +52,7 @@ def unfit_for_half(model: bytes) -> dict[str, str]:
 
 
 def _around_int8(graph: GraphProto) -> set[str]:
-    """Return the nodes that compute in INT8, their Q/DQ, and what only handles their results or moves what they read."""
+    """Return what computes in INT8, its Q/DQ, and what only handles its results or moves what it reads."""
     int8 = {node.name for node in int8_layers(graph)}
     found, tensors = set[str](), {tensor.name for tensor in graph.initializer}
     for node in graph.node:

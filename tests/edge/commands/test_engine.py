@@ -34,7 +34,8 @@ def staged(tmp_path, keys):
     def make(name, contract=None, **entries):
         folder = shutil.copytree(SHIPPED_RELEASE, tmp_path / "staged" / name)
         promise = read_contract(folder / "contract.json")[0]
-        promise = promise.model_copy(update={"release": name} | (contract or {}))
+        delivered = entries.get("delivered", promise.delivered)
+        promise = promise.model_copy(update={"release": name, "delivered": delivered} | (contract or {}))
         (folder / "contract.json").write_text(promise.model_dump_json(by_alias=True))
         document = {
             "release": name, "software": "landmarknet-edge 0", "created_utc": "2026-01-02T03:04:05Z",
@@ -42,7 +43,7 @@ def staged(tmp_path, keys):
             "checkpoint_sha256": promise.checkpoint_sha256, "onnx_sha256": promise.model_sha256,
             "calibration_set_sha256": None, "ranges_sha256": None, "recipe_sha256": ZEROS, "flavour": "onnxruntime",
             "flavour_version": "0.9", "gpu": None, "compute_capability": None, "driver": None, "precision": "fp32",
-            "delivered": {"fp32": 60}, "gate": {"passed": True},
+            "delivered": delivered, "gate": {"passed": True},
         }  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(document | entries))
         (folder / "manifest.sig").write_bytes(sign((folder / "manifest.json").read_bytes(), keys[0]))
