@@ -104,7 +104,10 @@ def reference_findings(
 
 def gate_findings(backend: Backend, reading: Reading, gate: GateSettings, progress: Progress) -> tuple[Finding, ...]:
     """Return what a backend finds in the gate's images; in AP the Louis angle, too, where the room would report it."""
-    truths = read_truths(gate.images, gate.patients)
+    try:
+        truths = read_truths(gate.images, gate.patients)
+    except ValueError as exc:  # they were there when the build began
+        raise RecipeError(f"[gate]: {exc}") from exc
     images = followed(truths.items(), "verify", len(truths), progress)
     return tuple(
         finding

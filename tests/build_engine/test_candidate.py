@@ -110,6 +110,12 @@ def test_the_gate_judges_the_louis_angle_in_an_ap_image_where_the_room_reports_i
     assert any(fault.startswith("louis_angle moves 1.20 px") for fault in faults) == refused
 
 
+def test_gate_images_that_are_gone_meanwhile_end_the_build(tmp_path, contract):
+    settings = GateSettings(images=tmp_path / "gone", patients=("lidc0002",))
+    with pytest.raises(RecipeError, match=r"\[gate\]: .*truth.json: cannot be read .*landmarknet-train simulate"):
+        gate_findings(FunctionBackend(lambda batch: batch), contract(), settings, SilentProgress())
+
+
 def test_what_passes_at_once_gives_no_layer_back_and_measures_none():
     attempt, asked = attempts_that_pass_with()
     chosen = give_back_layers(attempt, lambda: pytest.fail("nothing to measure"), lambda _: None)
