@@ -23,7 +23,15 @@ from landmarknet.baselines import mean_position, shuffled
 from landmarknet.compare import comparison_row, comparison_table
 from landmarknet.evaluate import HEADLINE_PX, Finding, chance_along_the_row, find, score
 from landmarknet.figures import box_plot, pck_plot, reliability_plot, sigma_plot
-from landmarknet.folds import FoldResult, accept_all, accepted_findings, evaluate_fold, unseen_findings
+from landmarknet.folds import (
+    FoldResult,
+    KnownPatient,
+    accept_all,
+    accepted_findings,
+    evaluate_fold,
+    evaluate_known_patient,
+    unseen_findings,
+)
 from landmarknet.goals import alarm_goals, goal_table, visible_joints
 from landmarknet.report import (
     NOTICE,
@@ -53,6 +61,7 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
         unseen = list(pool.map(partial(unseen_findings, study), study.folds))
         evaluated = pool.map(partial(evaluate_fold, study, unseen=unseen), study.folds)
         compared = pool.map(partial(comparison_row, study), study.comparison.rows)
+        known = pool.submit(evaluate_known_patient, study)
         results, comparison = list(evaluated), comparison_table(study, list(compared))
     accepted = accepted_findings(results)
     everything = [f for r in results for f in (*r.test, *r.under_jaws, *r.negatives)]
@@ -64,20 +73,20 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
     say("shipped release")
     sections = [
         _head(study_path, release),
-        *fold_sections(study, results),
+        *fold_sections(study, results, known.result()),
         _release(study, engine, test_patients),
         f"## Comparison\n\n{comparison}",
     ]
     output.write_text("\n\n".join(sections) + "\n")
 
 
-def fold_sections(study: Study, results: list[FoldResult]) -> list[str]:
+def fold_sections(study: Study, results: list[FoldResult], known: KnownPatient | None) -> list[str]:
     """Return what the folds say, a section each."""
     accepted, kinds = accepted_findings(results), accept_all(results[0].reading.kinds)
     return [
         _goals(study, results, accepted, kinds),
         _cross_validation(study, results, accepted, kinds),
-        _floors(results),
+        _floors(results, known),
         _false_alarms(study, results, kinds),
         _calibration(results),
         _scale(results),
@@ -154,7 +163,7 @@ Without {", ".join(study.validation)}, on which choices of the recipe were made:
 ![Deviation](accuracy/deviation.png)"""
 
 
-def _floors(results: list[FoldResult]) -> str:
+def _floors(results: list[FoldResult], known: KnownPatient | None) -> str:
     """Compare with what knows nothing of the image, and with patients that were trained on."""
     rows = []
     for result in results:
@@ -168,6 +177,9 @@ def _floors(results: list[FoldResult]) -> str:
         along = chance_along_the_row([f for f in result.test if f.kind == "spinous_process"])[1]
         anywhere = [along if k.kind == "spinous_process" else float("nan") for k in result.reading.kinds]
         rows.append(("a peak anywhere along the row", anywhere))
+    if known is not None:
+        name = f"trained on {known.patient} alone, and tested on it in other poses and bodies (no accuracy)"
+        rows.append((name, [_pck(known.found, k) for k in known.reading.kinds]))
     names = list(dict.fromkeys(name for name, _ in rows))
     means = {name: np.mean([values for n, values in rows if n == name], axis=0) for name in names}
     header = ["PCK@8, mean of the folds", *(k.kind for k in results[0].reading.kinds)]

@@ -70,13 +70,14 @@ def evaluate(
 
 @app.command()
 def folds(study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml")]) -> None:
-    """Train every fold of a study's cross-validation, or go on with them; hours on a CPU."""
+    """Train every fold of a study's cross-validation, and one patient alone, or go on with them; hours on a CPU."""
     from landmarknet.study import read_study
     from landmarknet.train import train as run
 
     plan = read_study(study)
     for fold in plan.folds:
         out.print(f"fold {fold.name}: {run(plan.fold_config(fold))}", soft_wrap=True)
+    out.print(f"{plan.one_patient.patient} alone: {run(plan.one_patient_config())}", soft_wrap=True)
 
 
 @app.command()

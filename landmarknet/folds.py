@@ -131,6 +131,33 @@ def evaluate_fold(study: Study, fold: Fold, unseen: Sequence[Unseen]) -> FoldRes
     )
 
 
+@dataclass(frozen=True, eq=False)
+class KnownPatient:
+    """What a network finds in the one patient it was trained on, operated where it is best for it: no accuracy."""
+
+    patient: str
+    reading: Reading
+    found: list[Finding]
+
+
+def evaluate_known_patient(study: Study) -> KnownPatient | None:
+    """Return what the network that knows one patient finds in it; None where it is not trained.
+
+    Raises `ValueError` where it was trained otherwise than the study says.
+    """
+    config, patient = study.one_patient_config(), study.one_patient.patient
+    weights = Path(config.output) / "weights.pt"
+    if not weights.exists():
+        return None
+    demand_same_training(load_checkpoint(weights), config.to_dict(), weights)
+    network = load_network(weights)
+    backend, reading, images = TorchBackend(network), reading_of(network.config), Path(study.images)
+    found = find(backend, reading, images, (patient,))
+    others = find(backend, reading, images, study.validation_negatives)
+    kinds = operating_point([*found, *others], network.config.kinds)
+    return KnownPatient(patient, reading_of(network.config, kinds), found)
+
+
 def accepted_findings(results: Sequence[FoldResult], *, nothing_shown: bool = False) -> list[Finding]:
     """Return all folds' findings with nothing but what each fold's own operating point accepts.
 

@@ -14,7 +14,14 @@ from landmarknet.closed_jaw import close_jaw
 from landmarknet.compare import comparison_row
 from landmarknet.evaluate import read_truths
 from landmarknet.figures import box_plot, pck_plot, reliability_plot, sigma_plot
-from landmarknet.folds import accept_all, accepted_findings, evaluate_fold, operating_point_toml, unseen_findings
+from landmarknet.folds import (
+    accept_all,
+    accepted_findings,
+    evaluate_fold,
+    evaluate_known_patient,
+    operating_point_toml,
+    unseen_findings,
+)
 from landmarknet.network import KINDS
 from landmarknet.simulate_files import empty_field_files, simulate_files
 from landmarknet.study import read_study
@@ -71,6 +78,7 @@ def written(folder):
         )
         + "[[folds]]\n" + toml(name="a", test=PATIENTS[:2], validation=PATIENTS[2:3])
         + "[[folds]]\n" + toml(name="b", test=PATIENTS[2:], validation=PATIENTS[:1])
+        + "[one_patient]\n" + toml(patient="lidc_a", steps=1)
         + "[comparison]\n" + toml(fold="a", steps=1, seeds=[0], variants=["landmarknet"])
     )  # fmt: skip
     return folder / "study.toml"
@@ -132,6 +140,16 @@ def test_a_variant_that_is_not_trained_has_no_row_and_the_folds_own_has_one(stud
     row = comparison_row(study, "fold")
     assert all(len(row.pck[kind]) == 2 for kind in KINDS)
     assert all(0 <= value <= 1 for kind in KINDS for value in row.pck[kind])
+
+
+def test_what_a_network_finds_in_the_one_patient_it_knows_is_of_that_patient_alone(study):
+    assert evaluate_known_patient(study) is None, "not trained"
+    train(study.one_patient_config())
+    known = evaluate_known_patient(study)
+    assert {one.patient for one in known.found} == {"lidc_a"}
+    longer = replace(study, one_patient=replace(study.one_patient, steps=2))
+    with pytest.raises(ValueError, match="steps"):
+        evaluate_known_patient(longer)
 
 
 def test_figures_are_drawn_from_what_was_found(result, tmp_path):
