@@ -26,6 +26,7 @@ from landmarknet.evaluate import Finding, find_in, read_truths
 from landmarknet.network import LandmarkNet
 
 TIMED_ROUNDS, WARM_UP_ROUNDS = 15, 2
+REFUSALS_MOST = 32  # an attempt takes minutes where it is compiled; 32 layers rarely need more than 20
 Say = Callable[[str], None]
 Clock = Callable[[], float]
 
@@ -44,10 +45,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An attempt that the gate refused: the layers that were in float, and why it was."""
+    """An attempt that the gate refused: why, the layers in float, and those taken into INT8 beside what had passed."""
 
     kept_float: tuple[str, ...]
     faults: tuple[str, ...]
+    taken: tuple[str, ...] = ()  # empty: all of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,10 @@ def reference_findings(
 
 def gate_findings(backend: Backend, reading: Reading, gate: GateSettings, progress: Progress) -> tuple[Finding, ...]:
     """Return what a backend finds in the gate's images; in AP the Louis angle, too, where the room would report it."""
-    truths = read_truths(gate.images, gate.patients)
+    try:
+        truths = read_truths(gate.images, gate.patients)
+    except ValueError as exc:  # they were there when the build began
+        raise RecipeError(f"[gate]: {exc}") from exc
     images = followed(truths.items(), "verify", len(truths), progress)
     return tuple(
         finding
@@ -130,49 +135,55 @@ def make_candidate(
 def give_back_layers(
     attempt: Callable[[tuple[str, ...]], Candidate], effects: Callable[[], tuple[LayerEffect, ...]], say: Say
 ) -> Candidate:
-    """Return the attempt that passes with the fewest layers in float, the worst ones first.
+    """Return an attempt that passes and of whose layers in float none could be taken into INT8 besides.
 
-    Twice as many each time, later half of what is left, until one passes; then between that and the last refused. The
-    last attempt, refused, where none passes: with every layer in float it would, and be INT8 in name alone.
-    What is not returned is closed.
+    What the gate refuses as a whole is taken into INT8 by parts: the half of the layers with the least effect, then the
+    other; of a half that is refused beside what passed, its halves; a single layer that is refused stays in float. So
+    one layer that moves a landmark does not cost those that change heatmaps more but move none. The last attempt,
+    refused, where none passes: with every layer in float it would, and be INT8 in name alone. What is not returned is
+    closed.
     """
     refusals: list[Refusal] = []
-    candidate = attempt(())
-    if _passes(candidate, say, refusals):
-        return candidate
+    chosen = attempt(())
+    if passes := _passes(chosen, (), say, refusals):
+        return chosen
     order = effects()
-
-    def with_worst_in_float(number: int) -> Candidate:
-        keep = tuple(effect.layer for effect in order[:number])
-        say(f"{number} of {len(order)} layers go back to float: {', '.join(keep)}")
-        return attempt(keep)
-
-    refused = kept = 0
-    passes = False
-    while not passes and refused < len(order) - 1:
-        kept = max(1, min(2 * refused, (refused + len(order)) // 2))
-        close_backend(candidate.backend)
-        candidate = with_worst_in_float(kept)
-        passes = _passes(candidate, say, refusals)
-        refused = refused if passes else kept
-    while passes and kept - refused > 1:
-        middle = (refused + kept) // 2
-        between = with_worst_in_float(middle)
-        if _passes(between, say, refusals):
-            close_backend(candidate.backend)
-            candidate, kept = between, middle
+    in_float = tuple(effect.layer for effect in order)
+    parts = _halves(in_float)
+    while parts and len(refusals) < REFUSALS_MOST:
+        part = parts.pop()
+        keep = tuple(layer for layer in in_float if layer not in part)
+        if any(keep == refusal.kept_float for refusal in refusals):  # its other half has passed meanwhile
+            parts += _halves(part)
+            continue
+        say(f"{len(keep)} of {len(order)} layers in float; taken into INT8: {', '.join(part)}")
+        tried = attempt(keep)
+        if _passes(tried, part, say, refusals):
+            chosen, in_float, passes = _instead_of(chosen, tried), keep, True
         else:
-            close_backend(between.backend)
-            refused = middle
-    return replace(candidate, effects=order, refused=tuple(refusals))
+            parts += _halves(part)
+            chosen = _instead_of(tried, chosen) if passes else _instead_of(chosen, tried)
+    return replace(chosen, effects=order, refused=tuple(refusals))
 
 
-def _passes(candidate: Candidate, say: Say, refusals: list[Refusal]) -> bool:
+def _halves(layers: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return two halves of some layers in their order; nothing of a single one."""
+    middle = len(layers) // 2
+    return [layers[:middle], layers[middle:]] if middle else []
+
+
+def _instead_of(left: Candidate, taken: Candidate) -> Candidate:
+    """Return a candidate, and close the other."""
+    close_backend(left.backend)
+    return taken
+
+
+def _passes(candidate: Candidate, part: tuple[str, ...], say: Say, refusals: list[Refusal]) -> bool:
     """Return whether a candidate passed the gate, or had none to pass; say, and add to ``refusals``, why not."""
     if candidate.gate is None or candidate.gate.passed:
         return True
     say(f"gate: {'; '.join(candidate.gate.faults)}")
-    refusals.append(Refusal(candidate.kept_float, candidate.gate.faults))
+    refusals.append(Refusal(candidate.kept_float, candidate.gate.faults, part))
     return False
 
 

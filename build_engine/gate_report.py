@@ -50,13 +50,12 @@ def _how(candidate: Candidate) -> str:
 
 
 def _refusals(candidate: Candidate) -> str:
-    """Return a row per refused attempt: what it had in float beyond the attempts above, and why it was refused."""
-    rows, before = [], set[str]()
-    for refusal in candidate.refused:
-        new = [layer for layer in refusal.kept_float if layer not in before]
-        before |= set(new)
-        rows.append([str(len(refusal.kept_float)), ", ".join(new) or "-", "; ".join(refusal.faults)])
-    return markdown(["layers in float", "of them not in those above", "faults"], rows)
+    """Return a row per refused attempt: what it took into INT8 beside what had passed, and why it was refused."""
+    rows = [
+        [str(len(refusal.kept_float)), ", ".join(refusal.taken) or "all", "; ".join(refusal.faults)]
+        for refusal in candidate.refused
+    ]
+    return markdown(["layers in float", "taken into INT8", "faults"], rows)
 
 
 def gate_summary(candidate: Candidate) -> dict[str, Any]:
@@ -116,7 +115,10 @@ def gate_json(candidate: Candidate) -> bytes:
     """Return the summary, every landmark that vanished or appeared, and every refused attempt, as JSON."""
     kinds = candidate.gate.kinds if candidate.gate else ()
     changes = {word: [vars(c) for kind in kinds for c in getattr(kind, word)] for word in ("lost", "extra")}
-    refused = [{"kept_float": list(one.kept_float), "faults": list(one.faults)} for one in candidate.refused]
+    refused = [
+        {"kept_float": list(one.kept_float), "taken": list(one.taken), "faults": list(one.faults)}
+        for one in candidate.refused
+    ]
     document = gate_summary(candidate) | {"changes": changes, "refused": refused}
     return (json.dumps(document, indent=2) + "\n").encode()
 

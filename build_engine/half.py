@@ -26,6 +26,7 @@ WELL_KEPT = 2.0**-9  # of a tensor's norm; rounding to 11 bits changes less than
 ALWAYS_FLOAT32 = {("Resize", 1), ("Resize", 2)}  # inputs that the operator defines as float32
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 HANDLERS = ("Relu", "Add", "MaxPool", "Resize")  # what stands between INT8 convolutions
+MOVERS = ("Slice", "Concat")  # what puts the image beside its mirror image
 
 
 def to_half(model: bytes) -> bytes:
@@ -51,7 +52,7 @@ def unfit_for_half(model: bytes) -> dict[str, str]:
 
 
 def _around_int8(graph: GraphProto) -> set[str]:
-    """Return the nodes that compute in INT8, their Q/DQ, and those that handle nothing but their results."""
+    """Return what computes in INT8, its Q/DQ, and what only handles its results or moves what it reads."""
     int8 = {node.name for node in int8_layers(graph)}
     found, tensors = set[str](), {tensor.name for tensor in graph.initializer}
     for node in graph.node:
@@ -59,6 +60,10 @@ def _around_int8(graph: GraphProto) -> set[str]:
         if node.op_type in QUANTISERS or node.name in int8 or handles:
             found.add(node.name)
             tensors.update(node.output)
+    for node in reversed(graph.node):
+        readers = {reader.name for reader in graph.node if set(node.output) & set(reader.input)}
+        if node.op_type in MOVERS and readers and readers <= found:
+            found.add(node.name)
     return found
 
 

@@ -16,6 +16,7 @@ from build_engine.compiled import CompileSettings
 from build_engine.quantize import BuildError
 from build_engine.verify import GateLimits
 from calibration.ranges import Method
+from edge.config_mends import mend_toml
 from edge.contract import KindContract, Precision
 
 
@@ -149,4 +150,4 @@ def _toml(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise RecipeError(f"{path}: cannot be read ({exc.strerror}); name a recipe that can") from exc
     except ValueError as exc:  # not UTF-8, too
-        raise RecipeError(f"{path}: not TOML ({exc}); correct it there") from exc
+        raise RecipeError(f"{path}: not TOML ({exc}); correct it there: {mend_toml(str(exc))}") from exc

@@ -11,7 +11,7 @@ import tomllib
 from datetime import time
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,11 @@ from pydantic import (
     model_validator,
 )
 
+from edge.config_mends import mend_toml, mend_value
 from edge.errors import BadConfig
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def _absolute(path: Path) -> Path:
@@ -46,8 +50,15 @@ StalePolicy = Literal[
 ]
 
 
+def _no_number(value: object) -> object:
+    if isinstance(value, int | float):  # pydantic would take 8 for eight seconds past midnight
+        raise ValueError(f"{value} is no time of day; write hour and minute with two digits, such as 08:00:00")  # noqa: TRY004
+    return value
+
+
+Time = Annotated[time, BeforeValidator(_no_number)]
 TimeOrNever = Annotated[
-    time | None, BeforeValidator(lambda value: None if value == "never" else value)
+    Time | None, BeforeValidator(lambda value: None if value == "never" else value)
 ]  # TOML: no null
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
@@ -60,14 +71,14 @@ class ClinicHours(_Frozen):
     """Hours of local time in which an image should come at least every ``silence_min`` minutes."""
 
     days: Annotated[tuple[Weekday, ...], Field(min_length=1)] = ("mon", "tue", "wed", "thu", "fri")
-    begin: time
-    end: time
+    begin: Time
+    end: Time
     silence_min: Count = 120
 
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> Self:
         if self.end <= self.begin:
-            raise ValueError("clinic_hours: end must be after begin, on the same day; write hours over midnight twice")
+            raise ValueError("end must be after begin, on the same day; write hours over midnight twice")
         return self
 
 
@@ -147,7 +158,8 @@ class Config(_Frozen):
                 for b in other.trees():
                     if a.is_relative_to(b) or b.is_relative_to(a):
                         raise ValueError(
-                            f"the drop folders {one.path} and {other.path} would both write below {max(a, b)}"
+                            f"the drop folders {one.path} and {other.path} would both write below {max(a, b)}; "
+                            "give each a folder that does not lie in the other's"
                         )
         return self
 
@@ -195,29 +207,51 @@ def read_config(path: Path) -> Config:
     except OSError as exc:
         raise BadConfig(f"{path}: cannot be read ({exc.strerror}); name a configuration file that can") from exc
     except ValueError as exc:
-        raise BadConfig(f"{path}: not TOML ({exc}); correct it there") from exc
+        raise BadConfig(f"{path}: not TOML ({exc}); correct it there: {mend_toml(str(exc))}") from exc
     try:
         return Config.model_validate(settings)
     except ValidationError as exc:
-        wrong = "; ".join(_explain(error["type"], error["loc"], error["msg"]) for error in exc.errors())
+        wrong = "; ".join(map(_explain, exc.errors()))
         raise BadConfig(f"{path}: {wrong}") from exc
 
 
-_ENTRIES: dict[str, type[_Frozen]] = {
-    "drop_folder": DropFolderConfig,
-    "reference_rule": ReferenceRule,
-    "couch": CouchConfig,
-}
+def _explain(error: ErrorDetails) -> str:
+    """Return what is wrong with one entry, as pydantic says it, and what to write instead."""
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    key = ".".join(map(str, error["loc"]))
+    names = [part for part in error["loc"] if isinstance(part, str)]
+    if not names:
+        return message
+    if kind == "extra_forbidden":
+        return f"unknown key {key}: {_known(names)}"
+    mend = mend_value(kind, names[-1], _default(names))
+    return f"{key}: {message}" + (f"; {mend}" if mend else "")
 
 
-def _explain(kind: str, where: tuple[int | str, ...], message: str) -> str:
-    key = ".".join(map(str, where))
-    if kind != "extra_forbidden":
-        return f"{key}: {message}" if key else message
-    entries = _ENTRIES.get(str(where[0])) if len(where) > 1 else None
-    known = list((entries or Config).model_fields)
-    name = str(where[-1])
-    if entries is DropFolderConfig and name in Config.model_fields:
-        return f"unknown key {key}: {name} is for all drop folders; write it above the first [[drop_folder]]"
-    closest = difflib.get_close_matches(name, known, 1)
-    return f"unknown key {key}: " + (f"did you mean {closest[0]}?" if closest else f"known are {', '.join(known)}")
+def _default(names: list[str]) -> Any:
+    """Return the default of a key; of one that a drop folder leaves to all of them, theirs."""
+    fields = _model_of(names).model_fields
+    own = fields[names[-1]].default if names[-1] in fields else None
+    return Config.model_fields[names[-1]].default if own is None and names[-1] in Config.model_fields else own
+
+
+def _known(names: list[str]) -> str:
+    model, name = _model_of(names), names[-1]
+    if model is not Config and name in Config.model_fields:
+        return f"{name} is for all drop folders; write it above the first [[drop_folder]]"
+    closest = difflib.get_close_matches(name, model.model_fields, 1)
+    return f"did you mean {closest[0]}?" if closest else f"known are {', '.join(model.model_fields)}"
+
+
+def _model_of(names: list[str]) -> type[_Frozen]:
+    """Return what holds the last of these keys, which lead to it."""
+    match names[:-1]:
+        case ["drop_folder"]:
+            return DropFolderConfig
+        case ["drop_folder", "clinic_hours"]:
+            return ClinicHours
+        case ["reference_rule"]:
+            return ReferenceRule
+        case ["couch"]:
+            return CouchConfig
+    return Config

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -88,11 +89,19 @@ class Contract(Reading):
 
     @property
     def precision_delivered(self) -> str:
-        """Return, in words for every result, what is computed in: not the precision of the graph where no layer is."""
-        if not self.delivered or self.delivered.get(self.precision):
-            return self.precision
-        computed = " and ".join(precision for precision, layers in self.delivered.items() if layers)
-        return f"{computed} computation of {self.precision} weights" if computed else self.precision
+        """Return, in words for every result, what is computed in."""
+        return delivered_in_words(self.precision, self.delivered or {})
+
+
+def delivered_in_words(asked: str, layers: Mapping[Any, int]) -> str:
+    """Return what is computed in: the precision that was asked for, or others where no layer computes in that one.
+
+    ``layers`` counts layers by what they compute in; empty: not known.
+    """
+    if layers.get(asked):
+        return asked
+    computed = " and ".join(precision for precision, number in layers.items() if number)
+    return f"{computed} computation of {asked} weights" if computed else asked
 
 
 def read_contract(path: Path) -> tuple[Contract, str]:

@@ -128,6 +128,8 @@ def _demand_agreement(contract: Contract, manifest: Manifest, folder: Path) -> N
     """Contract and manifest say some things twice; where they differ, one of them belongs to another release."""
     same = ("release", "flavour", "precision", "checkpoint_sha256", "calibration_set_sha256")
     differing = [name for name in same if getattr(contract, name) != getattr(manifest, name)]
+    if contract.delivered is not None and contract.delivered != manifest.delivered:
+        differing.append("delivered")
     if manifest.files.get(contract.model_file) != contract.model_sha256:
         differing.append("model_sha256")
     if manifest.files[GOLDEN_FILE] != contract.golden_sha256:

@@ -1,7 +1,7 @@
 """docs/accuracy.md: everything that is known about how well landmarks are found, from one command.
 
 Cross-validated: each patient is tested on once, by a network that was not trained on it. Thresholds and uncertainties
-come from each fold's validation patients; the recipe itself was chosen on the study's validation patients.
+come from other patients (`landmarknet.folds`); the recipe itself was chosen on the study's validation patients.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import multiprocessing
 import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,16 +17,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edge.contract import KindContract, Reading
+from edge.contract import KindContract
 from edge.engines import Engine, open_engine
 from landmarknet.baselines import mean_position, shuffled
-from landmarknet.checkpoint import demand_same_training, load_checkpoint, load_network
 from landmarknet.compare import comparison_row, comparison_table
-from landmarknet.decode import TorchBackend
 from landmarknet.evaluate import HEADLINE_PX, Finding, chance_along_the_row, find, score
 from landmarknet.figures import box_plot, pck_plot, reliability_plot, sigma_plot
+from landmarknet.folds import (
+    FoldResult,
+    KnownPatient,
+    accept_all,
+    accepted_findings,
+    evaluate_fold,
+    evaluate_known_patient,
+    unseen_findings,
+)
 from landmarknet.goals import alarm_goals, goal_table, visible_joints
-from landmarknet.operating_point import operating_point, reading_of
 from landmarknet.report import (
     NOTICE,
     accuracy_table,
@@ -39,27 +44,11 @@ from landmarknet.report import (
     percent,
     sigma_table,
 )
-from landmarknet.robustness import NUISANCES, find_changed, find_in_parallel_beam, find_without_geometry
 from landmarknet.simulate_files import EMPTY_FIELDS
-from landmarknet.study import Fold, Study
+from landmarknet.study import Study
 
 Say = Callable[[str], None]
 PROCESSES = 2
-
-
-@dataclass(frozen=True, eq=False)
-class FoldResult:
-    """Where a fold's network is operated, what it found in patients that it never saw, and in those that it did."""
-
-    fold: Fold
-    reading: Reading
-    trained_on: tuple[str, ...]
-    test: list[Finding]
-    without_geometry: list[Finding]  # in the same images, their scale unknown
-    out_of_view: list[Finding]  # Louis angles in AP images, where none is labelled
-    other_renderer: list[Finding]  # parallel beam, scale unknown
-    negatives: list[Finding]
-    known: list[Finding]  # in patients that it was TRAINED on: a ceiling, no accuracy
 
 
 def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, say: Say) -> None:
@@ -69,11 +58,13 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
     demand_unseen(engine.contract.trained_on, study.test_negatives)
     say(f"{len(study.folds)} folds, {PROCESSES} at once; then {len(study.comparison.variants)} networks")
     with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        evaluated = pool.map(partial(evaluate_fold, study), study.folds)
+        unseen = list(pool.map(partial(unseen_findings, study), study.folds))
+        evaluated = pool.map(partial(evaluate_fold, study, unseen=unseen), study.folds)
         compared = pool.map(partial(comparison_row, study), study.comparison.rows)
+        known = pool.submit(evaluate_known_patient, study)
         results, comparison = list(evaluated), comparison_table(study, list(compared))
     accepted = accepted_findings(results)
-    everything = [f for r in results for f in (*r.test, *r.negatives)]
+    everything = [f for r in results for f in (*r.test, *r.under_jaws, *r.negatives)]
     figures, kinds = output.parent / "accuracy", accept_all(results[0].reading.kinds)
     box_plot(accepted, kinds, figures / "deviation.png")
     pck_plot(accepted, kinds, figures / "pck.png")
@@ -82,71 +73,25 @@ def write_accuracy(study: Study, study_path: Path, release: Path, output: Path, 
     say("shipped release")
     sections = [
         _head(study_path, release),
-        *fold_sections(study, results),
+        *fold_sections(study, results, known.result()),
         _release(study, engine, test_patients),
-        _robustness(study, engine, test_patients, say),
         f"## Comparison\n\n{comparison}",
     ]
     output.write_text("\n\n".join(sections) + "\n")
 
 
-def evaluate_fold(study: Study, fold: Fold) -> FoldResult:
-    """Choose a fold's operating point on its validation patients, then look at its test patients."""
-    config, images = study.fold_config(fold), Path(study.images)
-    weights = Path(config.output) / "weights.pt"
-    checkpoint = load_checkpoint(weights)
-    demand_same_training(checkpoint, config.to_dict(), weights)
-    trained_on = tuple(checkpoint.training["patients"])
-    demand_unseen(
-        (*trained_on, *checkpoint.training["negatives"]), (*fold.test, *fold.validation, *study.test_negatives)
-    )
-    network = load_network(weights)
-    backend = TorchBackend(network)
-    choices = (*fold.validation, *study.validation_negatives)
-    everything = reading_of(network.config)
-    chosen = operating_point(find(backend, everything, images, choices, unlabelled_views=True), network.config.kinds)
-    reading = reading_of(network.config, chosen)
-    test = find(backend, reading, images, fold.test, unlabelled_views=True)
-    ct = Path(study.recipe().ct_folder)
-    return FoldResult(
-        fold,
-        reading,
-        trained_on,
-        test=[f for f in test if not f.unlabelled_view],
-        out_of_view=[f for f in test if f.unlabelled_view],
-        other_renderer=[f for p in fold.test for f in find_in_parallel_beam(backend, reading, ct / f"{p}.nii.gz")],
-        without_geometry=find_without_geometry(backend, reading, images, fold.test),
-        negatives=find(backend, reading, images, (*study.test_negatives, EMPTY_FIELDS)),
-        known=find(backend, reading, images, trained_on),
-    )
-
-
-def fold_sections(study: Study, results: list[FoldResult]) -> list[str]:
+def fold_sections(study: Study, results: list[FoldResult], known: KnownPatient | None) -> list[str]:
     """Return what the folds say, a section each."""
     accepted, kinds = accepted_findings(results), accept_all(results[0].reading.kinds)
     return [
         _goals(study, results, accepted, kinds),
         _cross_validation(study, results, accepted, kinds),
-        _floors(results),
+        _floors(results, known),
         _false_alarms(study, results, kinds),
         _calibration(results),
         _scale(results),
+        _robustness(results),
     ]
-
-
-def accepted_findings(results: list[FoldResult], *, negatives: bool = False) -> list[Finding]:
-    """Return all folds' findings with nothing but what each fold's own operating point accepts."""
-    accepted = []
-    for result in results:
-        by_kind = {promise.kind: promise for promise in result.reading.kinds}
-        findings = [*result.test, *result.negatives] if negatives else result.test
-        accepted += [f.accepted(by_kind[f.kind]) for f in findings]
-    return accepted
-
-
-def accept_all(kinds: tuple[KindContract, ...]) -> tuple[KindContract, ...]:
-    """Return kinds without thresholds: pooled findings have already passed their own folds'."""
-    return tuple(k.model_copy(update={"threshold": 0.0}) for k in kinds)
 
 
 def _head(study_path: Path, release: Path) -> str:
@@ -162,7 +107,7 @@ right within {HEADLINE_PX:.0f} px of a true one, one to one."""
 
 def _goals(study: Study, results: list[FoldResult], accepted: list[Finding], kinds: tuple[KindContract, ...]) -> str:
     joints = visible_joints(Path(study.recipe().ct_folder), study.patients)
-    anatomy = [f for f in accepted_findings(results, negatives=True) if f.patient != EMPTY_FIELDS]
+    anatomy = [f for f in accepted_findings(results, nothing_shown=True) if f.patient != EMPTY_FIELDS]
     guessed = [f for r in results for f in mean_position(r.known, r.test)]
     return f"""## What was wanted, and what is reached
 
@@ -175,6 +120,7 @@ the patients trained on; for spinous processes a peak anywhere along their row. 
 {goal_table(accepted, guessed, kinds, joints, study.validation)}
 
 Images without thorax: {", ".join(study.test_negatives)}, by each of {len(results)} networks; empty fields are below.
+Out of sight: outside the field, or under a jaw that was closed over it (`landmarknet/closed_jaw.py`).
 
 {alarm_goals(anatomy, kinds)}"""
 
@@ -185,7 +131,7 @@ def _cross_validation(
     operating = {(p, k.kind): k for r in results for p in r.fold.test for k in r.reading.kinds}
     per_patient = per_patient_table([f for r in results for f in r.test], lambda p, kind: operating[p, kind])
     folds = markdown(
-        ["fold", "trained on", "choices on", "tested on", "thresholds (sp, tb, la, line)"],
+        ["fold", "trained on", "validation", "tested on", "thresholds (sp, tb, la, line)"],
         [
             [r.fold.name, str(len(r.trained_on)), ", ".join(r.fold.validation), ", ".join(r.fold.test),
              ", ".join(f"{k.threshold:.2f}" for k in r.reading.kinds)]
@@ -196,7 +142,9 @@ def _cross_validation(
     return f"""## Cross-validation over patients
 
 Grouped folds of the shipped recipe, {study.fold_steps} steps each (the shipped model had {study.recipe().steps},
-and more patients): every patient is tested on once.
+and more patients): every patient is tested on once. Thresholds and uncertainties of a fold are chosen on its validation
+patient and on what the networks of the other folds found in their own test patients, as the images are and with jaws
+closed over landmarks.
 
 {folds}
 
@@ -215,7 +163,7 @@ Without {", ".join(study.validation)}, on which choices of the recipe were made:
 ![Deviation](accuracy/deviation.png)"""
 
 
-def _floors(results: list[FoldResult]) -> str:
+def _floors(results: list[FoldResult], known: KnownPatient | None) -> str:
     """Compare with what knows nothing of the image, and with patients that were trained on."""
     rows = []
     for result in results:
@@ -229,6 +177,9 @@ def _floors(results: list[FoldResult]) -> str:
         along = chance_along_the_row([f for f in result.test if f.kind == "spinous_process"])[1]
         anywhere = [along if k.kind == "spinous_process" else float("nan") for k in result.reading.kinds]
         rows.append(("a peak anywhere along the row", anywhere))
+    if known is not None:
+        name = f"trained on {known.patient} alone, and tested on it in other poses and bodies (no accuracy)"
+        rows.append((name, [_pck(known.found, k) for k in known.reading.kinds]))
     names = list(dict.fromkeys(name for name, _ in rows))
     means = {name: np.mean([values for n, values in rows if n == name], axis=0) for name in names}
     header = ["PCK@8, mean of the folds", *(k.kind for k in results[0].reading.kinds)]
@@ -241,7 +192,7 @@ def _pck(findings: list[Finding], promise: KindContract) -> float:
 
 
 def _false_alarms(study: Study, results: list[FoldResult], kinds: tuple[KindContract, ...]) -> str:
-    accepted = accepted_findings(results, negatives=True)
+    accepted = accepted_findings(results, nothing_shown=True)
     anatomy, empty = ([f for f in accepted if (f.patient == EMPTY_FIELDS) is empty] for empty in (False, True))
     by_kind = {(r.fold.name, k.kind): k for r in results for k in r.reading.kinds}
     shown = [len(f.kept(by_kind[r.fold.name, f.kind])) for r in results for f in r.out_of_view]
@@ -249,7 +200,8 @@ def _false_alarms(study: Study, results: list[FoldResult], kinds: tuple[KindCont
 
 Images without it: {", ".join(study.test_negatives)}, which no network saw and no choice was made on (spine kinds
 are not judged in an abdomen); each image counts once for each of the {len(results)} networks. Images that hide it: of a
-patient who has the landmark, outside the field.
+patient who has the landmark, outside the field; and, of single landmarks, each image once more with a jaw closed over
+it.
 
 {false_alarm_table(anatomy, kinds)}
 
@@ -269,8 +221,8 @@ def _calibration(results: list[FoldResult]) -> str:
             "abstention. A score is no probability. Right within 8 px, one to one, against the score, where anything "
             "found in an image that does not show the kind is wrong:",
             "![Score against hits](accuracy/reliability.png)",
-            "`sigma_px` = a + b w from the width w of the peak, fitted on validation patients, judged on test patients "
-            "(landmarks within 20 mm; what lies farther is wrong, not uncertain). The rank correlation "
+            "`sigma_px` = a + b w from the width w of the peak, fitted where thresholds are chosen, judged on test "
+            "patients (landmarks within 20 mm; what lies farther is wrong, not uncertain). The rank correlation "
             "of error and width says how much sigma knows about the single landmark: 0 is nothing.",
             *tables,
             "![Stated and actual sigma](accuracy/sigma.png)",
@@ -299,39 +251,40 @@ def _scale(results: list[FoldResult]) -> str:
     rows = {
         "from the file's geometry": [r.test for r in results],
         "unknown: chosen by the network": [r.without_geometry for r in results],
-        "unknown, another renderer (parallel beam; 2 views, 2 energies a patient)": [r.other_renderer for r in results],
     }
-    table = [[name, *_mean_pck(results, found)] for name, found in rows.items()]
-    header = ["scale (PCK@8, mean of the folds)", *(k.kind for k in results[0].reading.kinds)]
-    return "## Scale, and another renderer\n\n" + markdown(header, table)
+    return "## Scale\n\n" + _pck_table("scale (PCK@8, mean of the folds)", results, rows)
 
 
-def _mean_pck(results: list[FoldResult], found: list[list[Finding]]) -> list[str]:
-    values = [[_pck(findings, k) for k in r.reading.kinds] for r, findings in zip(results, found, strict=True)]
-    return [percent(v) for v in np.nanmean(values, axis=0)]
+def _robustness(results: list[FoldResult]) -> str:
+    nuisances = {name: [r.changed[name] for r in results] for name in results[0].changed}
+    renderers = {name: [r.other_renderer[name] for r in results] for name in results[0].other_renderer}
+    return f"""## Robustness
+
+Every third image of all patients, changed in one thing; PCK@8, mean of the folds, and the change in points:
+
+{_pck_table("nuisance", results, nuisances)}
+
+Another renderer: a parallel beam through the volume as scanned, without scatter, detector or geometry in the file (2
+views, 2 energies a patient), and through other curves from CT numbers to attenuation:
+
+{_pck_table("curve", results, renderers)}"""
 
 
-def _robustness(study: Study, engine: Engine, patients: list[str], say: Say) -> str:
-    kinds = engine.contract.kinds
-    values: dict[str, list[float]] = {}
-    for nuisance in NUISANCES:
-        say(f"robustness: {nuisance.name}")
-        findings = find_changed(engine.backend, engine.contract, Path(study.images), patients, nuisance)
-        values[nuisance.name] = [_pck(findings, k) for k in kinds]
-    ct = Path(study.recipe().ct_folder)
-    parallel = [f for p in patients for f in find_in_parallel_beam(engine.backend, engine.contract, ct / f"{p}.nii.gz")]
-    unchanged = values[NUISANCES[0].name]
+def _pck_table(title: str, results: list[FoldResult], rows: dict[str, list[list[Finding]]]) -> str:
+    """Return PCK@8 per row and kind as the mean of the folds; from the second row on with the change in points."""
+    values = {name: _mean_pck(results, found) for name, found in rows.items()}
+    first = next(iter(values.values()))
     table = [
-        [name, *(f"{percent(v)} ({100 * (v - u):+.0f})" for v, u in zip(row, unchanged, strict=True))]
+        [name, *(percent(v) if row is first else _changed(v, u) for v, u in zip(row, first, strict=True))]
         for name, row in values.items()
     ]
-    table.append(
-        [
-            "another renderer: parallel beam, scale unknown (2 views, 2 energies)",
-            *(percent(_pck(parallel, k)) for k in kinds),
-        ]
-    )
-    return (
-        f"## Robustness\n\nThe shipped release on {', '.join(patients)}: PCK@8, and the change in points.\n\n"
-        + markdown(["nuisance", *(k.kind for k in kinds)], table)
-    )
+    return markdown([title, *(k.kind for k in results[0].reading.kinds)], table)
+
+
+def _changed(value: float, before: float) -> str:
+    return f"{percent(value)} ({100 * (value - before):+.0f})"
+
+
+def _mean_pck(results: list[FoldResult], found: list[list[Finding]]) -> list[float]:
+    values = [[_pck(findings, k) for k in r.reading.kinds] for r, findings in zip(results, found, strict=True)]
+    return [float(v) for v in np.nanmean(values, axis=0)]

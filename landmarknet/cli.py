@@ -46,13 +46,14 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file, see landmarkne
 @app.command("operating-point")
 def operating_point(
     weights: Annotated[Path, typer.Argument(help="weights.pt of a training")],
-    images: Annotated[Path, typer.Argument(help="data set of `landmarknet-train simulate`")],
+    study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml; its folds are trained")],
     patients: Annotated[list[str], typer.Argument(help="VALIDATION patients: neither trained nor tested on")],
 ) -> None:
-    """Choose thresholds and uncertainties on validation patients; prints the [[kinds]] of a build recipe."""
-    from landmarknet.report import operating_point_toml
+    """Choose thresholds and uncertainties on patients that were not trained on; prints ``kinds`` of a recipe."""
+    from landmarknet.folds import operating_point_toml
+    from landmarknet.study import read_study
 
-    typer.echo(operating_point_toml(weights, images, patients))
+    typer.echo(operating_point_toml(weights, patients, read_study(study)))
 
 
 @app.command()
@@ -69,13 +70,14 @@ def evaluate(
 
 @app.command()
 def folds(study: Annotated[Path, typer.Argument(help="TOML file, see landmarknet/configs/study.toml")]) -> None:
-    """Train every fold of a study's cross-validation, or go on with them; hours on a CPU."""
+    """Train every fold of a study's cross-validation, and one patient alone, or go on with them; hours on a CPU."""
     from landmarknet.study import read_study
     from landmarknet.train import train as run
 
     plan = read_study(study)
     for fold in plan.folds:
         out.print(f"fold {fold.name}: {run(plan.fold_config(fold))}", soft_wrap=True)
+    out.print(f"{plan.one_patient.patient} alone: {run(plan.one_patient_config())}", soft_wrap=True)
 
 
 @app.command()

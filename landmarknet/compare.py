@@ -49,7 +49,7 @@ def variant_config(study: Study, variant: str, seed: int) -> TrainConfig:
         raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS)}")
     base = study.fold_config(study.fold(plan.fold))
     output = f"{study.output}/{variant}_{seed}"
-    base = replace(base, seed=seed, output=output, steps=plan.steps)
+    base = replace(base, seed=seed, output=output, steps=plan.steps, finish_steps=0)
     return VARIANTS[variant][1](base)
 
 

@@ -18,26 +18,27 @@ from torch import Tensor
 
 from edge.landmarks import site_px
 from edge.preprocess import to_network_input
-from landmarknet.ct import CtVolume, read_ct
+from landmarknet.ct import CtVolume, read_ct, sample_curve
 from landmarknet.deformation import deform, sample_deformation
 from landmarknet.fast_head import PIXELS_PER_BLOCK, SITES_PER_BLOCK
 from landmarknet.mixed_bodies import Warp, mix_bodies, sample_warp
-from landmarknet.network import KINDS, LATERAL_KINDS, LINE_KINDS, STRIDES, NetworkConfig
+from landmarknet.network import KINDS, LATERAL_KINDS, LINE_KINDS, SINGLE_KINDS, STRIDES, NetworkConfig
 from landmarknet.pose import VIEWS, View, sample_pose
-from landmarknet.simulate import Field, Modality, expose, field_mask, sample_exposure
+from landmarknet.simulate import Field, Modality, close_over, expose, field_mask, sample_exposure, sample_field
 from landmarknet.targets import level_target, site_target
 
 if TYPE_CHECKING:
     from landmarknet.projection import Projection
 
 CACHE_SIZE, CACHE_MM_PER_PX = 400, 1.1
-CACHE_VERSION = 4  # raise it whenever projections change: 1 held half of the patient (docs/adr/0002), 2 one body each,
-# 3 bodies that were cut off above and below (docs/adr/0007)
+CACHE_VERSION = 5  # raise it whenever projections change: 1 held half of the patient (docs/adr/0002), 2 one body each,
+# 3 bodies that were cut off above and below (docs/adr/0007), 4 one curve from CT numbers to attenuation
 UNDEFORMED_SHARE = 0.2
 SMALLEST_MM, LARGEST_MM = 190.0, 430.0  # the detector's longer side at the isocentre
 SCALE_JITTER = 0.05
 MIN_VISIBLE_TRANSMISSION = 0.1  # of the jaws, for what lies under them to count as shown
 NEGATIVE_SHARE, FIELD_ONLY_SHARE = 0.10, 0.05
+CLOSED_SHARE = 0.25  # of the images of patients, while jaws are closed over landmarks
 SPINE_KINDS = ("spinous_process", "spine_line")
 SPINE_WITHOUT_LABELS = ("acrin_flt_001b", "panc_cb001")  # abdomen and pelvis: negatives for the other kinds alone
 LINE_STEPS = 8
@@ -111,7 +112,7 @@ def _project_views(ct: CtVolume, files: dict[View, Path], poses: int, seed: int)
     for number in range(poses):
         rng = np.random.default_rng([seed, number, *ct.patient.encode()])
         body = ct if rng.random() < UNDEFORMED_SHARE else deform(ct, sample_deformation(rng))
-        projector = Projector(body)
+        projector = Projector(body, sample_curve(rng), rng)
         for view in files:
             projections[view].append(projector.project(sample_pose(body, view, rng), CACHE_SIZE, CACHE_MM_PER_PX))
     for view, file in files.items():
@@ -163,7 +164,8 @@ class TrainingSet:
     """A source of samples: ``labelled`` patients, and ``negatives`` that show none of the kinds.
 
     ``mixed``: samples are warped and take on the build of others, see `landmarknet.mixed_bodies`. ``shuffled``: each
-    image has the labels of the next one, so that nothing can be learnt but where landmarks lie on average.
+    image has the labels of the next one, so that nothing can be learnt but where landmarks lie on average. From sample
+    ``jaws_from`` on, jaws are closed over landmarks in some images (docs/adr/0015).
     """
 
     labelled: Sequence[CachedView]
@@ -172,6 +174,7 @@ class TrainingSet:
     grid: Grid
     mixed: bool = True
     shuffled: bool = False
+    jaws_from: int | None = None
 
     def sample(self, index: int) -> Sample:
         """Return sample ``index`` of this seed."""
@@ -190,7 +193,8 @@ class TrainingSet:
         pool = self.negatives if self.negatives and draw < FIELD_ONLY_SHARE + NEGATIVE_SHARE else self.labelled
         drawn = pool[int(rng.integers(len(pool)))]
         others = [v for v in self.labelled if v.view == drawn.view] if self.mixed else []
-        return draw_case(drawn, modality, self.grid, rng, others)
+        closing = self.jaws_from is not None and index >= self.jaws_from and rng.random() < CLOSED_SHARE
+        return draw_case(drawn, modality, self.grid, rng, others, closing=closing)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
@@ -211,8 +215,13 @@ def draw_case(
     grid: Grid,
     rng: np.random.Generator,
     others: Sequence[CachedView] = (),
+    *,
+    closing: bool = False,
 ) -> Case:
-    """Draw one exposure, crop, turn and scale of one cached projection; with ``others`` warped and mixed with one."""
+    """Draw one exposure, crop, turn and scale of one cached projection; with ``others`` warped and mixed with one.
+
+    ``closing`` closes a jaw over one of its single landmarks, where it has any.
+    """
     number = int(rng.integers(len(cached.paths_mm)))
     shape, mm_per_px = draw_detector(grid, rng)
     frame = draw_frame(shape, mm_per_px, rng)
@@ -222,12 +231,16 @@ def draw_case(
         other = others[int(rng.integers(len(others)))].paths_mm
         other_paths, _ = cut(other[int(rng.integers(len(other)))], frame, shape)
         paths = mix_bodies(paths, other_paths, mm_per_px, rng)
+    moved_px = {kind: warp.move(p[number]) if warp else p[number] for kind, p in cached.points_px.items()}
     exposure = sample_exposure(rng, modality)
+    single = [moved_px[kind] for kind in SINGLE_KINDS if kind in moved_px and kind not in cached.unlabelled]
+    if closing and single:
+        (hidden_mm,) = _cache_mm(single[int(rng.integers(len(single)))])
+        exposure = replace(exposure, field=close_over(hidden_mm, exposure.field or sample_field(rng), rng))
     image = expose(paths, grid_mm, exposure, rng, lateral=cached.view == "lateral")
     batch, placement = to_network_input(image.numpy(), grid.size, ratio=1.0)
     points_net, visible = {}, {}
-    for kind, points in cached.points_px.items():
-        cache_px = warp.move(points[number]) if warp else points[number]
+    for kind, cache_px in moved_px.items():
         points_px = (np.linalg.inv(frame) @ _homogeneous(cache_px).T).T[:, :2]
         points_net[kind] = placement.to_net(points_px)
         visible[kind] = _on_detector(points_px, shape) & exposed(_cache_mm(cache_px), exposure.field)

@@ -22,7 +22,11 @@ FLOOR = 1e-6  # heights below it have no logarithm worth a refinement
 
 
 class LandmarkDetector(nn.Module):
-    """The exported graph: image (1, 1, S, S) to peaks (n, K, 3) and heatmaps (n, 3S/4, 3S/4)."""
+    """The exported graph: image (1, 1, S, S) to peaks (n, K, 3) and heatmaps (n, 3S/4, 3S/4).
+
+    The heatmaps are the mean of what the network says of the image and of its mirror image: a body that it never saw
+    is found more often that way (docs/adr/0015), for twice the arithmetic. Sample sites mirror onto each other.
+    """
 
     def __init__(self, network: Network, rows: int = ROWS_PER_KIND) -> None:
         super().__init__()
@@ -30,7 +34,8 @@ class LandmarkDetector(nn.Module):
         self.radius_net_px = nms_radius_net_px(network.config.input_size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        heatmaps = self.network(image).heatmaps[0]
+        as_seen, mirrored = self.network(torch.cat((image, image.flip(-1)))).heatmaps
+        heatmaps = (as_seen + mirrored.flip(-1)) / 2
         return find_peaks(heatmaps, self.rows, self.radius_net_px), heatmaps
 
 

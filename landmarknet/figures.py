@@ -69,7 +69,7 @@ def reliability_plot(findings: Sequence[Finding], kinds: Sequence[KindContract],
                 continue
             bins = np.array_split(np.argsort(scores), 8)
             axes.plot([scores[b].mean() for b in bins], [right[b].mean() for b in bins], "o-", label=promise.kind)
-        axes.plot((0, 1), (0, 1), ":", color="grey")
+        axes.plot((0, 1), (0, 1), ":", color="grey", label="a score that were a probability")
         axes.set_xlabel("score (height of the heatmap)")
         axes.set_ylabel("share within 8 px")
         axes.set_xlim(0, 1)
@@ -108,7 +108,7 @@ def sigma_plot(folds: Sequence[tuple[Sequence[Finding], Sequence[KindContract]]]
             actual = [float(np.sqrt(squared[b].mean())) for b in bins]
             axes.plot([stated[b].mean() for b in bins], actual, "o-", label=kind)
             highest = max(highest, *actual, float(stated.max()))
-        axes.plot((0, highest), (0, highest), ":", color="grey")
+        axes.plot((0, highest), (0, highest), ":", color="grey", label="as stated")
         axes.set_xlabel("stated sigma, network px")
         axes.set_ylabel("standard deviation of the error per axis, network px")
         axes.legend()
@@ -145,7 +145,7 @@ def pck_plot(findings: Sequence[Finding], kinds: Sequence[KindContract], path: P
                         for t in limits
                     ]
                     axes.plot(limits, hits, style, label=f"{promise.kind}, {view}")
-        axes.axvline(HEADLINE_PX, linestyle=":", color="grey")
+        axes.axvline(HEADLINE_PX, linestyle=":", color="grey", label="right")
         axes.set_xlabel("distance, px of the 384 grid")
         axes.set_ylabel("share of true landmarks found")
         axes.set_ylim(0, 1)

@@ -13,7 +13,7 @@ import itk
 import numpy as np
 from itk import RTK as rtk  # noqa: N811 - the module's own name
 
-from landmarknet.ct import CtVolume, tissue_densities
+from landmarknet.ct import AS_SCANNED, CtVolume, TissueCurve, tissue_densities
 from landmarknet.pose import Pose
 
 EXTRUDE_MM = 60.0  # repeat the first and last slice: a patient does not end where the CT does
@@ -33,13 +33,13 @@ class Projection:
 
 
 class Projector:
-    """Holds one volume's tissues as ITK images, so that many poses share them."""
+    """Holds one volume's tissues as ITK images, so that many poses share them. A curve with noise needs ``rng``."""
 
-    def __init__(self, ct: CtVolume) -> None:
+    def __init__(self, ct: CtVolume, curve: TissueCurve = AS_SCANNED, rng: np.random.Generator | None = None) -> None:
         self._ct = ct
         extra = round(EXTRUDE_MM / ct.spacing_mm[2])
         hu = np.pad(ct.hu, ((0, 0), (0, 0), (extra, extra)), mode="edge")
-        self._tissues = [_itk_image(t, ct.spacing_mm) for t in tissue_densities(hu)]
+        self._tissues = [_itk_image(t, ct.spacing_mm) for t in tissue_densities(hu, curve, rng)]
         far_corner = ct.origin_mm + (np.array(hu.shape) - 1 - (0, 0, extra)) * ct.spacing_mm
         self._first_voxel_lps = np.array((ct.origin_mm[0], far_corner[1], ct.origin_mm[2] - extra * ct.spacing_mm[2]))
 

@@ -12,8 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edge.contract import KindContract
 from edge.engines import open_engine
-from landmarknet.checkpoint import load_checkpoint, load_network
-from landmarknet.decode import TorchBackend
 from landmarknet.evaluate import (
     HEADLINE_PX,
     PCK_PX,
@@ -25,7 +23,7 @@ from landmarknet.evaluate import (
     score,
 )
 from landmarknet.network import KINDS, HeadForm, LandmarkNet, NetworkConfig
-from landmarknet.operating_point import as_toml, inside_shares, operating_point, reading_of, width_correlation
+from landmarknet.operating_point import inside_shares, width_correlation
 
 NOTICE = "SIMULATED images; labels are semi-manual, not a clinician's (about +-2 to 3 mm)."
 
@@ -55,14 +53,6 @@ def demand_unseen(trained_on: Iterable[str], patients: Iterable[str]) -> None:
     """Raise `ValueError` if any of the patients was trained on: a figure on it would be no accuracy."""
     if seen := sorted(set(trained_on) & set(patients)):
         raise ValueError(f"trained on {', '.join(seen)}: a figure on these is no accuracy; name other patients")
-
-
-def operating_point_toml(weights: Path, images: Path, patients: Sequence[str]) -> str:
-    """Return the ``[[kinds]]`` of a build recipe, chosen on validation patients."""
-    demand_unseen(load_checkpoint(weights).training["patients"], patients)
-    network = load_network(weights)
-    findings = find(TorchBackend(network), reading_of(network.config), images, patients, unlabelled_views=True)
-    return as_toml(operating_point(findings, network.config.kinds))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ All images are SIMULATED.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 Modality = Literal["kv", "mv"]
+SMALLEST_FIELD_MM = 30.0
 MIN_SIGNAL = 1e-5  # relative to the brightest; a kV beam through 450 mm of shoulders leaves about that
 
 
@@ -124,6 +125,26 @@ def sample_field(rng: np.random.Generator) -> Field:
         penumbra_mm=rng.uniform(1.5, 5.0),
         transmission=rng.uniform(0.005, 0.04) if rng.random() < 0.8 else rng.uniform(0.2, 0.6),
     )
+
+
+def close_over(point_mm: np.ndarray, field: Field, rng: np.random.Generator) -> Field:
+    """Return a field one of whose jaws is closed over a point (2,), mm at the isocentre, and 3 to 45 mm beyond it.
+
+    The jaw is drawn among those that leave at least 30 mm open; where none does, it is the one that leaves most.
+    """
+    angle, beyond = math.radians(field.angle_deg), float(np.exp(rng.uniform(np.log(3.0), np.log(45.0))))
+    turn = np.array(((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))))
+    along_x, along_y = turn @ point_mm
+    moved = (
+        replace(field, x_mm=(along_x + beyond, field.x_mm[1])),
+        replace(field, x_mm=(field.x_mm[0], along_x - beyond)),
+        replace(field, y_mm=(along_y + beyond, field.y_mm[1])),
+        replace(field, y_mm=(field.y_mm[0], along_y - beyond)),
+    )
+    left_open = [min(one.x_mm[1] - one.x_mm[0], one.y_mm[1] - one.y_mm[0]) for one in moved]
+    wide = [one for one, mm in zip(moved, left_open, strict=True) if mm >= SMALLEST_FIELD_MM]
+    chosen = wide[int(rng.integers(len(wide)))] if wide else moved[int(np.argmax(left_open))]
+    return replace(chosen, transmission=min(chosen.transmission, 0.04))
 
 
 def expose(paths_mm: Tensor, grid_mm: Tensor, exposure: Exposure, rng: np.random.Generator, *, lateral: bool) -> Tensor:

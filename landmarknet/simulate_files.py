@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from landmarknet.ct import CtVolume, read_ct
+from landmarknet.ct import CtVolume, read_ct, sample_curve
 from landmarknet.dataset import balls, exposed, unlabelled_kinds
 from landmarknet.pose import VIEWS, Pose, View, sample_pose, straight_pose
 from landmarknet.projection import Projection, Projector
@@ -92,20 +92,20 @@ def _write(images: Iterable[SimulatedImage], output: Path) -> list[Path]:
 
 
 def simulated_images(ct: CtVolume, poses: int, seed: int) -> Iterator[SimulatedImage]:
-    """Yield the images, DRR before portal image of each pose."""
-    projector = Projector(ct)
+    """Yield the images, DRR before portal image of each pose; but for the first each has its own curve of tissues."""
+    as_scanned = Projector(ct)
     for view in VIEWS:
         for number in range(poses):
             rng = np.random.default_rng([seed, number, len(view), *ct.patient.encode()])
             if number == 0:
                 pose = straight_pose(ct, view)
                 for detector, exposure in ((DRR, CLEAN_DRR), (EPID, _portal_field(view))):
-                    exact = projector.project(pose, max(detector.shape), detector.mm_per_px)
+                    exact = as_scanned.project(pose, max(detector.shape), detector.mm_per_px)
                     yield _image(ct, exact, detector, exposure, (pose, view, number), rng)
                 continue
             turn_deg = float(np.clip(rng.normal(0, 3), -10, 10))
             pose = replace(sample_pose(ct, view, rng), turn_deg=turn_deg, sad_mm=SAD_MM)
-            shared = projector.project(pose, SHEET_PX, SHEET_MM_PER_PX)
+            shared = Projector(ct, sample_curve(rng), rng).project(pose, SHEET_PX, SHEET_MM_PER_PX)
             for image_type in ("DRR", "PORTAL"):
                 detector = sample_detector(rng, image_type)
                 yield _image(ct, shared, detector, _exposure(detector, rng), (pose, view, number), rng)

@@ -17,7 +17,10 @@ from rich.progress import Progress
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
-SIMULATION_VERSION = 2  # raise it whenever the same plan gives other files; 1 drew the same exposures for every patient
+SIMULATION_VERSION = (
+    3  # raise it whenever the same plan gives other files; 1 drew the same exposures for every patient,
+)
+# 2 had one curve from CT numbers to attenuation
 
 
 @dataclass(frozen=True)

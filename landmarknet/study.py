@@ -41,6 +41,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class OnePatient:
+    """A network that is tested on the patient it was trained on: what it does not find there, it cannot learn."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    patient: str
+    steps: int
+
+
+@dataclass(frozen=True)
 class Study:
     """``train`` names the recipe's file; relative paths start at the working directory."""
 
@@ -55,6 +65,7 @@ class Study:
     fold_steps: int
     folds: tuple[Fold, ...]
     comparison: Comparison
+    one_patient: OnePatient
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -73,6 +84,18 @@ class Study:
             output=f"{self.output}/fold_{fold.name}",
             patients=tuple(p for p in self.patients if p not in held_out),
             steps=self.fold_steps,
+        )
+
+    def one_patient_config(self) -> TrainConfig:
+        """Return the training on one patient alone: no other bodies, and nothing without landmarks."""
+        return replace(
+            self.recipe(),
+            output=f"{self.output}/one_patient",
+            patients=(self.one_patient.patient,),
+            negatives=(),
+            mixed=False,
+            steps=self.one_patient.steps,
+            finish_steps=0,
         )
 
     def fold(self, name: str) -> Fold:

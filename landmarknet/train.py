@@ -61,6 +61,8 @@ class TrainConfig:
     processes: int = 2
     peak_rate: float = 2e-3
     warm_up_steps: int = 60
+    finish_steps: int = 0  # more steps, at ``finish_rate``, in which jaws are closed over landmarks (docs/adr/0015)
+    finish_rate: float = 3e-4
     weight_decay: float = 1e-2
     ema: float = 0.995
     poses: int = 32
@@ -73,6 +75,10 @@ class TrainConfig:
     clip_norm: float = 5.0  # of the gradient
     hard_share: float = 0.0  # of a batch's images, those with the largest error, count twice
     level_share: float = LEVEL_SHARE  # weight of the intermediate supervision; 0 trains without it
+
+    @property
+    def all_steps(self) -> int:
+        return self.steps + self.finish_steps
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,11 +93,14 @@ def read_train_config(path: Path) -> TrainConfig:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Rise linearly, then fall along a cosine to zero at the last step."""
+    """Rise linearly, then fall along a cosine to zero at the last step; the same again, lower, to finish."""
+    peak_rate, steps = config.peak_rate, config.steps
+    if step >= config.steps and config.finish_steps:
+        peak_rate, step, steps = config.finish_rate, step - config.steps, config.finish_steps
     if step < config.warm_up_steps:
-        return config.peak_rate * (step + 1) / config.warm_up_steps
-    progress = (step - config.warm_up_steps) / max(1, config.steps - config.warm_up_steps)
-    return config.peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return peak_rate * (step + 1) / config.warm_up_steps
+    progress = (step - config.warm_up_steps) / max(1, steps - config.warm_up_steps)
+    return peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def training_set(config: TrainConfig) -> TrainingSet:
@@ -103,7 +112,8 @@ def training_set(config: TrainConfig) -> TrainingSet:
 
     grid = Grid.of(config.network, config.sigma_net_px)
     labelled, negatives = views(_labelled(config)), views(_negatives(config))
-    return TrainingSet(labelled, negatives, config.seed, grid, config.mixed, config.shuffled)
+    jaws_from = config.steps * config.batch
+    return TrainingSet(labelled, negatives, config.seed, grid, config.mixed, config.shuffled, jaws_from)
 
 
 def _labelled(config: TrainConfig) -> list[tuple[Path, int]]:
@@ -212,14 +222,14 @@ def _train_process(
 
     began = time.monotonic()
     batches = _batches(training_set(config), config, rank, start)
-    for step, sample in zip(range(start, config.steps), batches, strict=False):
+    for step, sample in zip(range(start, config.all_steps), batches, strict=False):
         if rendezvous and os.getppid() != parent:  # it was killed: do not write into the next run's checkpoints
             raise SystemExit("the training was ended")
         terms = _step(parallel, optimizer, _to(sample, device), learning_rate(step, config), config)
         _update_average(averaged, model, min(config.ema, (step + 1) / (step + 10)))
         if rank == 0:
             _log(log, step, learning_rate(step, config), terms, began)
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if (step + 1) % config.save_every == 0 or step + 1 == config.all_steps:
                 checkpoint = Checkpoint(
                     config.network, step + 1, averaged.state_dict(), model.state_dict(), optimizer.state_dict(),
                     config.to_dict(),
@@ -256,7 +266,7 @@ def _resume(last: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.
 
 def _batches(data: TrainingSet, config: TrainConfig, rank: int, start: int) -> Iterator[Sample]:
     """Yield this process's share of each batch, from step ``start``."""
-    for step in range(start, config.steps):
+    for step in range(start, config.all_steps):
         first = step * config.batch
         yield collate(
             [data.sample(i) for i in islice(range(first, first + config.batch), rank, None, config.processes)]

@@ -1,5 +1,8 @@
 """What tests of several stages need: a small contract, an engine under a fake backend, the samples, the command."""
 
+import hashlib
+import io
+import json
 import os
 import subprocess
 import sys
@@ -172,3 +175,24 @@ def tiny_model():
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
 
     return model
+
+
+@pytest.fixture(scope="session")
+def quick_release(tmp_path_factory, tiny_model):
+    """Return the folder of a release that opens at once and always finds the same landmarks.
+
+    For tests of what a service does around the network: the shipped one takes seconds to give its golden answers.
+    """
+    folder, golden = tmp_path_factory.mktemp("quick release"), io.BytesIO()
+    peaks = peak_rows([(20.0, 10.0, 0.9), (20.0, 30.0, 0.6)], [(24.0, 20.0, 0.8)])
+    np.savez(golden, batches=np.zeros((2, 1, 1, SIZE, SIZE), np.int8), peaks=np.stack([peaks, peaks]))
+    model = tiny_model(peaks)
+    hashes = {
+        "model_sha256": hashlib.sha256(model).hexdigest(),
+        "golden_sha256": hashlib.sha256(golden.getvalue()).hexdigest(),
+    }
+    document = json.loads(small_contract().model_dump_json(by_alias=True)) | hashes
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "golden.npz").write_bytes(golden.getvalue())
+    (folder / "contract.json").write_text(json.dumps(document))
+    return folder

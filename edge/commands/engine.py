@@ -13,6 +13,7 @@ from edge.errors import BadConfig, BadRelease
 from edge.terminal import MISUSE, printable, say, stop_exits_with
 
 if TYPE_CHECKING:
+    from edge.manifest import Manifest
     from edge.store import Listed, Store
 
 REFUSED = 1
@@ -129,7 +130,14 @@ def _row(one: Listed) -> tuple[str, ...]:
     gate = "passed" if verdict is True else "NOT passed" if verdict is False else "not run"
     flavour = printable(f"{manifest.flavour} {manifest.flavour_version}")
     created = f"{manifest.created_utc:%Y-%m-%d %H:%M} UTC"
-    return (mark, name, flavour, manifest.precision, created, gate)
+    return (mark, name, flavour, _computed_in(manifest), created, gate)
+
+
+def _computed_in(manifest: Manifest) -> str:
+    from edge.contract import delivered_in_words
+
+    asked, said = manifest.precision, delivered_in_words(manifest.precision, manifest.delivered)
+    return said if said == asked else f"{printable(said)} (asked: {asked})"
 
 
 def _fault(store: Store, release: str) -> str | None:

@@ -76,6 +76,9 @@ class Child:
             except OSError as exc:
                 ours.close()
                 raise ChildDied(f"cannot be started ({exc.strerror})") from exc
+            except BaseException:
+                ours.close()
+                raise
         self._socket = ours
 
     @property

@@ -135,22 +135,31 @@ class Worker:
 
     def _opened(self) -> tuple[Child, Description]:
         self.starts += 1
-        request = Message({"config": self._config.model_dump(mode="json")})
         try:
             child = Child(self._command)
-            with self._waiting(OPEN_S):
-                said = child.ask(request, within_s=OPEN_S).header
+            try:
+                return child, self._described(child)
+            except BaseException:
+                child.close()
+                raise
         except ChildDied as exc:
             raise BackendFailed(
                 f"the worker {exc} before it was ready; try landmarknet-edge process on an image"
             ) from exc
+
+    def _described(self, child: Child) -> Description:
+        request = Message({"config": self._config.model_dump(mode="json")})
+        with self._waiting(OPEN_S):
+            said = child.ask(request, within_s=OPEN_S).header
         if "error" in said:
-            child.close()
             raise _error(said)
-        provenance = Provenance.model_validate_json(said["provenance"])
-        contract = Contract.model_validate_json(said["contract"])
+        try:
+            provenance = Provenance.model_validate_json(said["provenance"])
+            contract = Contract.model_validate_json(said["contract"])
+        except (LookupError, ValueError) as exc:  # pydantic's is a ValueError
+            raise BackendFailed("the worker is of another version than this service; restart the service") from exc
         mends = tuple(said.get("rebuild_for", ()))
-        return child, Description(provenance.release, provenance.engine_warnings, provenance, contract, mends)
+        return Description(provenance.release, provenance.engine_warnings, provenance, contract, mends)
 
     def _ask(self, asked: dict[str, Any], within_s: float) -> Message:
         assert self._child

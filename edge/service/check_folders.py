@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from edge.config import Config, DropFolderConfig
 from edge.errors import EdgeError, StateUnusable
-from edge.results.files import MENDS, TEMPORARY_PREFIX
+from edge.results.files import MENDS, opened_folder, temporary
 from edge.results.owner import Owner, demand_no_other_owner
 from edge.service.finding import Finding, Level, fault_of
 from edge.service.machine import Machine
@@ -129,10 +128,8 @@ def _lockable(folder: Path) -> Iterator[Finding]:
 
 def _writable(what: str, folder: Path) -> Iterator[Finding]:
     try:
-        with tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX, dir=folder) as file:
-            file.write(b"landmarknet-edge check\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with opened_folder(folder) as at, temporary(at, b"landmarknet-edge check\n"):
+            pass
     except OSError as exc:
         mend = MENDS.get(exc.errno or 0, "check the folder, its disk and its share")
         yield Finding("fault", f"{what} in {folder}: cannot be written ({exc.strerror})", mend)

@@ -7,11 +7,10 @@ from build_engine.export import export_onnx
 from build_engine.half import to_half
 from build_engine.quantize import quantisable_layers, quantise, quantised_tensors
 from build_engine.recipe import Recipe
-from edge.contract import KindContract
 from edge.engines import SHIPPED_RELEASE
 from landmarknet.checkpoint import Checkpoint, save_checkpoint
-from landmarknet.network import KINDS, LINE_KINDS, LandmarkNet
-from tests.build_engine.recipes import NEGATIVES, PATIENTS, TINY, calibrated, mirrored
+from landmarknet.network import LandmarkNet
+from tests.build_engine.recipes import NEGATIVES, PATIENTS, TINY, calibrated, calibration, mirrored, tiny_kinds
 
 
 @pytest.fixture(scope="session")
@@ -51,18 +50,19 @@ def recipe(tmp_path, network, samples):
         checkpoint=checkpoint,
         output=tmp_path / "release",
         golden_images=(samples / "lidc0002_ap_mv_00.dcm",),
-        kinds=tuple(
-            KindContract(
-                kind=kind, threshold=0.0, at_most=3, shape="line" if kind in LINE_KINDS else "point", sigma=(0.5, 1.0)
-            )
-            for kind in KINDS
-        ),
+        kinds=tiny_kinds(),
     )
 
 
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory, model, samples):
+    """Return a calibration set of another patient than the gate's, and the ranges over it."""
+    return calibration(model, mirrored(samples, tmp_path_factory.mktemp("set") / "a.dcm", PatientID="another"))
+
+
 @pytest.fixture
-def int8_recipe(recipe, tmp_path, model, samples):
-    return calibrated(recipe, tmp_path, model, samples, mirrored(samples, tmp_path / "a.dcm", PatientID="another"))
+def int8_recipe(recipe, tmp_path, samples, collected):
+    return calibrated(recipe, tmp_path, samples, *collected)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ from build_engine.recipe import Recipe
 from calibration.calibration_set import CalibrationSet, Entry, Stratum, write_calibration_set
 from calibration.collect import collect
 from calibration.ranges import write_ranges
+from edge.contract import KindContract
 from edge.signature import generate_key
-from landmarknet.network import NetworkConfig
+from landmarknet.network import KINDS, LINE_KINDS, NetworkConfig
 from landmarknet.operating_point import reading_of
 
 SIZE, SITES = 192, 144
@@ -31,14 +32,37 @@ NO_LIMITS = {
 }
 
 
-def calibrated(recipe, folder, model, samples, *images):
-    """Return the recipe of a signed INT8 release, calibrated on some samples and judged on the others."""
+def tiny_kinds():
+    """Return what the small network finds, every peak of it."""
+    shapes = {kind: "line" if kind in LINE_KINDS else "point" for kind in KINDS}
+    return tuple(
+        KindContract(kind=kind, threshold=0.0, at_most=3, shape=shape, sigma=(0.5, 1.0))
+        for kind, shape in shapes.items()
+    )
+
+
+def calibration_set(*images):
     entries = tuple(
         Entry(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), stratum=STRATUM) for path in images
     )
-    chosen = CalibrationSet(seed=0, entries=entries)
+    return CalibrationSet(seed=0, entries=entries)
+
+
+def calibration(model, *images):
+    """Return the calibration set of some images, and the model's ranges over it, which take seconds to collect."""
+    chosen = calibration_set(*images)
+    return chosen, collect(model, reading_of(TINY, tiny_kinds()), chosen, Progress(console=Console(quiet=True)))
+
+
+def as_of(ranges, *images):
+    """Return the calibration set of other images, and ranges that say they are of it: enough for who may judge."""
+    chosen = calibration_set(*images)
+    return chosen, ranges.model_copy(update={"calibration_set_sha256": chosen.sha256})
+
+
+def calibrated(recipe, folder, samples, chosen, ranges):
+    """Return the recipe of a signed INT8 release with a `calibration`, judged on the samples."""
     write_calibration_set(folder / "set.json", chosen)
-    ranges = collect(model, reading_of(TINY, recipe.kinds), chosen, Progress(console=Console(quiet=True)))
     write_ranges(folder / "ranges.json", ranges)
     generate_key(folder / "site.key", folder / "site.pub")
     data_set = folder / "images" / "lidc0002"  # as `landmarknet-train simulate` lays it out

@@ -11,7 +11,7 @@ from calibration.calibration_set import CalibrationError
 from calibration.ranges import read_ranges, write_ranges
 from edge.errors import BackendFailed, BadConfig, BadRelease, StoreNotWritable
 from landmarknet.checkpoint import Checkpoint, save_checkpoint
-from tests.build_engine.recipes import PATIENTS, TINY, calibrated, mirrored, stored
+from tests.build_engine.recipes import PATIENTS, TINY, as_of, calibrated, mirrored, stored
 
 
 def test_a_graph_that_computes_something_else_is_not_published(recipe, model, monkeypatch):
@@ -60,16 +60,16 @@ def published(int8_recipe):
 
 
 @pytest.mark.usefixtures("exported")
-def test_images_of_the_calibration_set_cannot_judge(recipe, tmp_path, model, samples):
-    overlapping = calibrated(recipe, tmp_path, model, samples, samples / "lidc0002_ap_mv_00.dcm")
+def test_images_of_the_calibration_set_cannot_judge(recipe, tmp_path, collected, samples):
+    overlapping = calibrated(recipe, tmp_path, samples, *as_of(collected[1], samples / "lidc0002_ap_mv_00.dcm"))
     with pytest.raises(RecipeError, match=r"1 of 4 test images are in the set: lidc0002_ap_mv_00\.dcm"):
         build_release(overlapping, lambda _: None)
 
 
-def test_a_patient_of_the_calibration_set_cannot_judge_in_another_image_either(recipe, tmp_path, model, samples):
+def test_a_patient_of_the_calibration_set_cannot_judge_in_another_image_either(recipe, tmp_path, collected, samples):
     other_seed = mirrored(samples, tmp_path / "a.dcm")
     with pytest.raises(RecipeError, match=r"apart from its images: 4 of 4 test images show a patient of it.*select"):
-        build_release(calibrated(recipe, tmp_path, model, samples, other_seed), lambda _: None)
+        build_release(calibrated(recipe, tmp_path, samples, *as_of(collected[1], other_seed)), lambda _: None)
 
 
 @pytest.mark.usefixtures("exported")

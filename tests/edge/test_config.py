@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edge.config import Config, DropFolderConfig, read_config
+from edge.config import ClinicHours, Config, DropFolderConfig, read_config
+from edge.config_mends import EXAMPLES
 from edge.errors import BadConfig
 
 FULL = """
@@ -84,7 +85,7 @@ def test_the_config_is_frozen():
         ("[[drop_folder]]\npath = '/a'\nresult_dir = '/b'", "drop_folder.0.result_dir: did you mean results_dir?"),
         ("[[drop_folder]]\npath = '/a'\nthreads = 1", "threads is for all drop folders; write it above the first"),
         ("[[drop_folder]]\nresults_dir = '/a'", "drop_folder.0.path: Field required"),
-        ("[[drop_folder]]\npath = 'incoming'", "drop_folder.0.path: Value error, give an absolute path"),
+        ("[[drop_folder]]\npath = 'incoming'", "drop_folder.0.path: give an absolute path"),
         ("drop_folder = '/a'", "drop_folder: Input should be"),
         ("settle_s = 0", "settle_s: Input should be greater than 0"),
         ("settle_s = '2'", "settle_s: Input should be a valid number"),
@@ -95,8 +96,8 @@ def test_the_config_is_frozen():
         ("store = '/s'", "a store needs release_key"),
         ("release_key = '/k'", "release_key is for a store"),
         ("store = '/s'\nrelease_key = '/k'\nrelease = '/r'", "release and store name two releases"),
-        ("store = 's'\nrelease_key = '/k'", "store: Value error, give an absolute path"),
-        ("store = '/s'\nrelease_key = 'k'", "release_key: Value error, give an absolute path"),
+        ("store = 's'\nrelease_key = '/k'", "store: give an absolute path"),
+        ("store = '/s'\nrelease_key = 'k'", "release_key: give an absolute path"),
         ("stale = 'ignore'", "stale: Input should be 'refuse', 'fallback', 'serve' or 'rebuild'"),
         ("spatial_registration = true", "spatial_registration needs references"),
         (f"[[reference_rule]]\nimage_name = 'X'\nreference = '{'a' * 64}'", "reference_rule needs references"),
@@ -114,6 +115,68 @@ def test_the_config_is_frozen():
 )
 def test_a_wrong_file_is_refused_with_the_key_and_what_to_do(tmp_path, text, says):
     assert says in complaint(tmp_path, text)
+
+
+IN_FOLDER = "[[drop_folder]]\npath = '/a'\n"
+HOURS = f"{IN_FOLDER}[[drop_folder.clinic_hours]]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "do"),
+    [
+        ("[[drop_folder]]\nevents = true", '.path: Field required; add the line path = "/srv/portal/room1"'),
+        ("release = 7", 'write an absolute path in quotes: release = "/var/lib'),
+        ("state_dir = 'state'", "give an absolute path"),
+        ("settle_s = '2'", "write a number without quotes: settle_s = 2.0"),
+        ("read_s = 0", "greater than 0; write a number without quotes: read_s = 15.0"),
+        ("sweep_s = inf", "write a number without quotes: sweep_s = 5.0"),
+        (f"{IN_FOLDER}settle_s = 0", "greater than 0; write a number without quotes: settle_s = 2.0"),
+        ("threads = 1.5", "write a whole number without quotes: threads = 1"),
+        ("keep_days = 0", "greater than or equal to 1; write a whole number from there on: keep_days = 400"),
+        ("metrics_port = 70000", "less than or equal to 65535; write a whole number up to there: metrics_port = 9464"),
+        ("overlay = 'yes'", "write true or false without quotes: overlay = true"),
+        ("stale = 'ignore'", "'serve' or 'rebuild'; choose one of these, in quotes: stale = \"refuse\""),
+        ("constancy_at = '25:00'", "write a local time, hour and minute with two digits: constancy_at = 05:00:00"),
+        ("constancy_at = 5", "constancy_at: 5 is no time of day; write hour and minute with two digits"),
+        ("constancy_at = ['05:00']", "write a local time, hour and minute with two digits: constancy_at = 05:00:00"),
+        (f"{HOURS}begin = 8\nend = 17:00:00", "drop_folder.0.clinic_hours.0.begin: 8 is no time of day"),
+        (f"{HOURS}begin = 08:00:00", "clinic_hours.0.end: Field required; add the line end = 17:00:00"),
+        (f"{HOURS}begin = 17:00:00\nend = 08:00:00", "clinic_hours.0: end must be after begin, on the same day; write"),
+        (f"{HOURS}begin = 08:00:00\nend = 17:00:00\ndays = []", 'name at least one: days = ["mon", "tue"'),
+        (f"{HOURS}begin = 08:00:00\nend = 17:00:00\ndays = ['monday']", "or 'sun'; choose one of these, in quotes"),
+        (f"{HOURS}begin = 08:00:00\nend = 17:00:00\nsilence = 3", "clinic_hours.0.silence: did you mean silence_min?"),
+        ("[drop_folder]\npath = '/a'", "begin it with [[drop_folder]], and below it path ="),
+        ("drop_folder = ['/a']", "begin it with [[drop_folder]], and below it path ="),
+        (f"{IN_FOLDER}clinic_hours = '8-17'", "begin it with [[drop_folder.clinic_hours]], and below it begin ="),
+        (f"{IN_FOLDER}[[drop_folder]]\npath = '/a/b'", "would both write below /a/b; give each a folder"),
+        (f"state_dir = '/a'\n{IN_FOLDER}", "state_dir /a lies in /a, where images or results are; name another folder"),
+        (b"release = '/\xff'", "correct it there: save the file as UTF-8"),
+        ("settle_s = 1\nsettle_s = 2", "correct it there: the key is there twice: keep one"),
+        ("[a]\n[a]", "correct it there: the heading is there twice"),
+        ("[drop_folder]\n[[drop_folder]]", "correct it there: "),
+        ("settle_s 1", "correct it there: write key = value, one to a line"),
+        ("settle_s = 2 s", "correct it there: end the line after the value; a comment begins with #"),
+        ("settle_s = soon", 'correct it there: text stands in "quotes", numbers and true or false without'),
+        ("overlay = True", 'correct it there: text stands in "quotes", numbers and true or false without'),
+        ('release = "/srv', 'correct it there: close the "quote" on its line'),
+        ("release = '/srv\nthreads = 1", "correct it there: close "),
+        (r'release = "C:\portal"', "correct it there: write a path with \\ in 'single quotes'"),
+        ("[[drop_folder]\npath = '/a'", "correct it there: close the heading with as many brackets"),
+        ("drop_folder = [1", "correct it there: close the bracket"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_error_says_what_to_write(tmp_path, text, do):
+    assert do in complaint(tmp_path, text)
+
+
+def test_every_example_is_a_line_that_a_configuration_can_hold(tmp_path):
+    single = [line for key, line in EXAMPLES.items() if key not in {"drop_folder", "clinic_hours", "store", "release"}]
+    of_folder = [line for line in single if line.split(" = ")[0] in DropFolderConfig.model_fields]
+    of_hours = [line for line in single if line.split(" = ")[0] in ClinicHours.model_fields]
+    of_all = [line for line in single if line not in of_folder + of_hours] + [EXAMPLES["store"]]
+    hours = "\n".join(["[[drop_folder.clinic_hours]]", *of_hours])
+    assert read(tmp_path, "\n".join([*of_all, "[[drop_folder]]", *of_folder, hours])).drop_folder[0].clinic_hours
+    assert read(tmp_path, EXAMPLES["release"]).release
 
 
 def test_all_wrong_keys_are_named_at_once(tmp_path):

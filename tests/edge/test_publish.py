@@ -174,7 +174,7 @@ def test_a_folder_that_is_a_file_is_named_with_its_mend(image):
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_a_write_that_fails_half_way_changes_nothing(image):

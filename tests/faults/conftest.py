@@ -5,14 +5,10 @@ the most that each is done; LANDMARKNET_FAULT_FIRST is the first fuzzed file, so
 What a machine lacks (root, loop devices, strace, FUSE with the package mfusepy, Samba) is skipped, and says so.
 """
 
-import hashlib
-import io
-import json
 import os
 import shutil
 import subprocess
 
-import numpy as np
 import pytest
 
 from tests.faults.accounts import Account
@@ -22,8 +18,6 @@ from tests.faults.room import ROOT, Room
 REPORT = ROOT / "docs" / "reliability.md"
 DAY_S = 86_400
 ROWS = pytest.StashKey[list[Row]]()
-SPINOUS = [(20.0, 10.0, 0.9), (20.0, 30.0, 0.6)]
-CARINA = [(24.0, 20.0, 0.8)]
 
 
 def in_full(config: pytest.Config) -> bool:
@@ -113,20 +107,9 @@ def record(request):
 
 
 @pytest.fixture(scope="session")
-def release(tmp_path_factory, contract, rows, tiny_model):
+def release(quick_release):
     """Return the folder of a release that starts fast and always finds the same landmarks."""
-    folder, peaks, golden = tmp_path_factory.mktemp("release"), rows(SPINOUS, CARINA), io.BytesIO()
-    np.savez(golden, batches=np.zeros((2, 1, 1, 48, 48), np.int8), peaks=np.stack([peaks, peaks]))
-    model = tiny_model(peaks)
-    hashes = {
-        "model_sha256": hashlib.sha256(model).hexdigest(),
-        "golden_sha256": hashlib.sha256(golden.getvalue()).hexdigest(),
-    }
-    document = json.loads(contract().model_dump_json(by_alias=True)) | hashes
-    (folder / "model.onnx").write_bytes(model)
-    (folder / "golden.npz").write_bytes(golden.getvalue())
-    (folder / "contract.json").write_text(json.dumps(document))
-    return folder
+    return quick_release
 
 
 @pytest.fixture

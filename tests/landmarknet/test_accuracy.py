@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landmarknet.accuracy import FoldResult, fold_sections
+from landmarknet.accuracy import fold_sections
 from landmarknet.compare import VARIANTS, ComparisonRow, comparison_table, standing
 from landmarknet.evaluate import Finding
+from landmarknet.folds import FoldResult, KnownPatient, Unseen, choices_of, found_elsewhere
 from landmarknet.network import KINDS, NetworkConfig
 from landmarknet.operating_point import reading_of
 from landmarknet.simulate_files import EMPTY_FIELDS
@@ -52,10 +53,13 @@ def results(study):
             for kind in ("tracheal_bifurcation", "louis_angle")
             for patient in (*study.test_negatives, EMPTY_FIELDS)
         ]
+        missed = [f.silent() for f in test]
         given = [Finding(**{**vars(finding("louis_angle", fold.test[0])), "truth_px": np.zeros((0, 2))})]
         return FoldResult(
-            fold, reading_of(NetworkConfig(input_size=256, mm_per_net_px=1.2)), ("someone",), [*test, *hidden], test,
-            given, test, negatives, patients_findings(["someone"]),
+            fold, reading_of(NetworkConfig(input_size=256, mm_per_net_px=1.2)), ("someone",), [*test, *hidden],
+            under_jaws=hidden, without_geometry=test, out_of_view=given,
+            other_renderer={"as scanned": test, "noise": missed}, changed={"none": test, "gamma": test},
+            negatives=negatives, known=patients_findings(["someone"]),
         )  # fmt: skip
 
     return [result(fold) for fold in study.folds]
@@ -68,21 +72,38 @@ def joints(monkeypatch):
 
 
 def test_every_section_of_the_folds_can_be_written(study, results, joints):
-    goals, folds, floors, alarms, scores, scale = fold_sections(study, results)
+    known = KnownPatient("lidc0295", results[0].reading, results[0].test)
+    goals, folds, floors, alarms, scores, scale, robustness = fold_sections(study, results, known)
+    assert "| trained on lidc0295 alone, and tested on it in other poses and bodies (no accuracy) | 100.0 % |" in floors
     assert "| tracheal bifurcation, AP kV | 98.95 % | 86 % | >= 98.95 % | 100.0 % (100 to 100, 11 images)" in goals
     assert folds.count("| lidc0002 | 100.0 %") == 1
     assert "| a peak anywhere along the row | 53.3 % | - | - | - |" in floors
     assert "| mean position of the training patients | 0.0 % | 100.0 % | 100.0 % | 100.0 % |" in floors
     assert "A Louis angle was given in 3 of 3 AP images" in alarms
     assert "rank correlation" in scores
-    assert "another renderer" in scale
-    assert not any(" nan " in section for section in (goals, folds, floors, alarms, scale))
+    assert "unknown: chosen by the network" in scale
+    assert "| gamma | 100.0 % (+0) | 100.0 % (+0)" in robustness
+    assert "| noise | 0.0 % (-100) | 0.0 % (-100)" in robustness
+    assert not any(" nan " in section for section in (goals, folds, floors, alarms, scale, robustness))
 
 
 def test_empty_fields_do_not_water_down_the_goal(study, results, joints):
-    goals = fold_sections(study, results)[0]
+    goals = fold_sections(study, results, None)[0]
     images = len(study.test_negatives) * len(results)
     assert f"| tracheal_bifurcation | 0.000 of {images} |" in goals
+
+
+def test_a_jaw_closed_over_a_landmark_counts_as_out_of_sight(study, results, joints):
+    table = fold_sections(study, results, None)[0].split("false per image")[1]
+    assert f"0.000 of {2 * len(results)} |" in next(line for line in table.splitlines() if "louis_angle" in line)
+
+
+def test_a_fold_chooses_on_nothing_of_its_own_test_patients(study):
+    unseen = [Unseen(fold, patients_findings(fold.validation), patients_findings(fold.test)) for fold in study.folds]
+    for fold in study.folds:
+        chosen_on = {f.patient for f in choices_of(fold, unseen)}
+        assert chosen_on == {*study.patients} - {*fold.test}
+    assert {f.patient for f in found_elsewhere(["lidc0002"], unseen)} == {*study.patients} - {"lidc0002"}
 
 
 def row(name, pck, *, rival=False):

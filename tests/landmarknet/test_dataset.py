@@ -79,6 +79,25 @@ def test_shuffled_an_image_keeps_its_pixels_and_takes_the_next_ones_labels():
     assert torch.equal(shuffled.sample(at).present, plain.sample(at + 1).present)
 
 
+def test_jaws_close_from_the_sample_that_is_named_and_hide_what_they_cover():
+    view = view_with_a_ball()
+    plain, closing = TrainingSet([view], [], 3, FIXED), TrainingSet([view], [], 3, FIXED, jaws_from=40)
+    assert all(torch.equal(plain.sample(i).image, closing.sample(i).image) for i in range(30, 40))
+    carina = KINDS.index("tracheal_bifurcation")
+    later = range(40, 100)
+    shown = [sum(float(data.sample(i).present[carina]) for i in later) for data in (plain, closing)]
+    assert shown[1] < 0.9 * shown[0]
+    assert shown[1] > 0.5 * shown[0]
+
+
+def test_a_case_whose_jaw_is_closed_does_not_show_its_landmark():
+    shown = [
+        len(draw_case(view_with_a_ball(), "mv", FIXED, np.random.default_rng(i), closing=True).shown("louis_angle"))
+        for i in range(20)
+    ]
+    assert sum(shown) == 0
+
+
 def test_louis_angle_of_an_ap_view_is_ignored_not_denied():
     case = next(c for c in cases("ap") if len(c.shown("louis_angle")))
     sample = label(case, WHOLE)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from landmarknet.ct import read_ct, tissue_densities
+from landmarknet.ct import TissueCurve, read_ct, sample_curve, tissue_densities
 from landmarknet.pose import Pose
 from landmarknet.projection import Projector
 
@@ -53,6 +53,38 @@ def test_tissues_add_up_to_the_ct_number():
     assert soft + bone == pytest.approx((hu + 1000) / 1000, abs=1e-6)
     assert (bone[:4] == 0).all()
     assert (bone[4:] > 0).all()
+
+
+def test_a_curve_leaves_air_and_water_and_moves_lung_and_bone():
+    hu = np.array((-1024, -1000, -750, 0, 1000), np.int16)
+    soft, bone = tissue_densities(hu, TissueCurve(lung_exponent=0.87, bone_starts_hu=250.0, bone_slope=0.75))
+    assert soft[[0, 1, 3]].tolist() == [0.0, 0.0, 1.0]
+    assert soft[2] == pytest.approx(0.25**0.87, abs=1e-6)
+    assert bone[4] == pytest.approx(0.75 * 0.75, abs=1e-6)
+    assert soft[4] == pytest.approx(1.25, abs=1e-6)
+
+
+def test_noise_is_as_large_as_it_says_and_seeded():
+    hu, noisy = np.full((40, 40, 40), 50, np.int16), TissueCurve(noise_hu=30.0)
+    first, again = (tissue_densities(hu, noisy, np.random.default_rng(1))[0] for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.std() == pytest.approx(0.030, rel=0.05)
+    with pytest.raises(ValueError, match="generator"):
+        tissue_densities(hu, noisy)
+
+
+def test_curves_that_are_drawn_differ():
+    rng = np.random.default_rng(0)
+    drawn = [sample_curve(rng) for _ in range(50)]
+    assert len({one.bone_slope for one in drawn}) == 50
+    assert 10 < sum(one.noise_hu > 0 for one in drawn) < 40
+
+
+def test_a_projection_follows_its_curve(ball_ct):
+    pose = Pose((30.0, -20.0, 15.0), 0.0)
+    plain, thin = Projector(ball_ct), Projector(ball_ct, TissueCurve(bone_slope=0.5))
+    bone = [projector.project(pose, SIZE, MM).paths_mm[1] for projector in (plain, thin)]
+    assert bone[1] == pytest.approx(bone[0] / 2, abs=1e-4)
 
 
 def test_labels_of_a_real_ct_lie_in_bone_and_airway(shared_ct):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from landmarknet.ct import tissue_densities
 from landmarknet.robustness import NUISANCES, parallel_image
 
 
@@ -16,7 +17,7 @@ def test_a_nuisance_keeps_the_shape_and_changes_the_image(nuisance):
 
 @pytest.mark.parametrize("view", ["ap", "lateral"])
 def test_the_other_renderer_marks_the_ball_where_it_is(ball_ct, view):
-    image, truth = parallel_image(ball_ct, view, per_mm=0.02, bone=1.0)
+    image, truth = parallel_image(ball_ct, tissue_densities(ball_ct.hu), view, per_mm=0.02, bone=1.0)
     dark = image.pixels.max() - image.pixels
     rows, columns = np.indices(dark.shape)
     (mark,) = truth["landmarks"]

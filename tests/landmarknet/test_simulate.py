@@ -10,11 +10,13 @@ from landmarknet.simulate import (
     PORTAL_6MV,
     Field,
     blur,
+    close_over,
     expose,
     field_mask,
     process,
     respond,
     sample_exposure,
+    sample_field,
 )
 
 SIZE = 128
@@ -138,3 +140,20 @@ def test_sharpening_steepens_an_edge():
     sharp = process(edge, replace(PLAIN, sharpening=1.0, detail_sigma_mm=4.0), 1.0, np.random.default_rng(0))
     assert float(sharp[32, 32] - sharp[32, 31]) > 1.5
     assert float(sharp[32, 5]) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_jaw_closes_over_a_point_and_leaves_a_field(seed):
+    rng = np.random.default_rng(seed)
+    point_mm, before = rng.uniform(-60, 60, 2), sample_field(rng)
+    field = close_over(point_mm, before, rng)
+    at_point = field_mask(torch.from_numpy(point_mm[None]).float(), field)
+    assert float(at_point) < 0.3
+    assert field.x_mm[1] - field.x_mm[0] >= 30
+    assert field.y_mm[1] - field.y_mm[0] >= 30
+    assert sum(a != b for a, b in zip((*field.x_mm, *field.y_mm), (*before.x_mm, *before.y_mm), strict=True)) == 1
+
+
+def test_where_no_jaw_leaves_30_mm_the_one_that_leaves_most_is_closed():
+    field = close_over(np.array((0.0, 5.0)), Field((-10, 10), (-20, 20), 0.0, 3.0, 0.01), np.random.default_rng(1))
+    assert field.y_mm[1] < 5.0

@@ -223,6 +223,7 @@ if __name__ == "__main__":
     finally:
         with suppress(ProcessLookupError):
             os.killpg(training.pid, signal.SIGKILL)
+        training.wait()
     assert len(workers) >= 2
 
 
@@ -231,7 +232,7 @@ def is_running(pid):
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def await_(condition, patience_s=50):
+def await_(condition, patience_s=300):
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline
@@ -244,6 +245,30 @@ def test_learning_rate_rises_and_falls_to_zero(config):
     assert rates[99] == max(rates) == longer.peak_rate
     assert rates[0] == pytest.approx(longer.peak_rate / 100)
     assert rates[1000] == pytest.approx(0.0)
+
+
+def test_learning_rate_rises_again_to_finish_and_ends_at_zero(config):
+    longer = replace(config, steps=1000, warm_up_steps=100, finish_steps=500, finish_rate=1e-4)
+    rates = [learning_rate(step, longer) for step in range(1501)]
+    assert rates[:1000] == [learning_rate(step, replace(longer, finish_steps=0)) for step in range(1000)]
+    assert max(rates[1000:]) == rates[1099] == 1e-4
+    assert rates[1500] == pytest.approx(0.0)
+
+
+def test_a_training_stopped_before_its_jaws_close_goes_on_as_in_one_go(config, tmp_path):
+    config = replace(config, steps=2, finish_steps=2)
+    whole = load_checkpoint(train(config))
+    stopped = replace(config, output=str(tmp_path / "stopped"))
+
+    def cut_before_jaws(step):
+        if step == 2:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(stopped, cut_before_jaws)
+    resumed = load_checkpoint(train(stopped))
+    assert resumed.step == whole.step == 4
+    assert all(torch.equal(w, whole.averaged[name]) for name, w in resumed.averaged.items())
 
 
 def test_shipped_configuration_is_understood_and_holds_two_patients_out():

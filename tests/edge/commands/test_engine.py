@@ -34,7 +34,8 @@ def staged(tmp_path, keys):
     def make(name, contract=None, **entries):
         folder = shutil.copytree(SHIPPED_RELEASE, tmp_path / "staged" / name)
         promise = read_contract(folder / "contract.json")[0]
-        promise = promise.model_copy(update={"release": name} | (contract or {}))
+        delivered = entries.get("delivered", promise.delivered)
+        promise = promise.model_copy(update={"release": name, "delivered": delivered} | (contract or {}))
         (folder / "contract.json").write_text(promise.model_dump_json(by_alias=True))
         document = {
             "release": name, "software": "landmarknet-edge 0", "created_utc": "2026-01-02T03:04:05Z",
@@ -42,7 +43,7 @@ def staged(tmp_path, keys):
             "checkpoint_sha256": promise.checkpoint_sha256, "onnx_sha256": promise.model_sha256,
             "calibration_set_sha256": None, "ranges_sha256": None, "recipe_sha256": ZEROS, "flavour": "onnxruntime",
             "flavour_version": "0.9", "gpu": None, "compute_capability": None, "driver": None, "precision": "fp32",
-            "delivered": {"fp32": 60}, "gate": {"passed": True},
+            "delivered": delivered, "gate": {"passed": True},
         }  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(document | entries))
         (folder / "manifest.sig").write_bytes(sign((folder / "manifest.json").read_bytes(), keys[0]))
@@ -99,6 +100,21 @@ def test_the_list_shows_every_release_in_aligned_columns(engine):
         "current   r2       onnxruntime 0.9  fp32       2026-01-02 03:04 UTC  not run",
         "          r3       onnxruntime 0.9  fp32       2026-01-02 03:04 UTC  NOT passed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "delivered", "shown"),
+    [
+        ("fp16", {"fp32": 51}, "fp32 computation of fp16 weights (asked: fp16)"),
+        ("int8", {"fp16": 29, "fp32": 19}, "fp16 and fp32 computation of int8 weights (asked: int8)"),
+        ("int8", {"int8": 30, "fp32": 19}, "int8"),
+        ("fp16", {}, "fp16"),  # not known
+    ],
+)
+def test_the_list_shows_the_precision_that_is_computed_in(engine, filled, staged, asked, delivered, shown):
+    filled.add(staged("r4", contract={"precision": asked}, precision=asked, delivered=delivered))
+    (line,) = [line for line in engine("list").stdout.splitlines() if " r4 " in line]
+    assert line.split("onnxruntime 0.9")[1].split("2026-01-02")[0].strip() == shown
 
 
 def test_a_release_that_cannot_be_used_is_listed_with_its_fault(engine, filled):

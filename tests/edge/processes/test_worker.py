@@ -1,5 +1,4 @@
 import hashlib
-import io
 import json
 import os
 import select
@@ -31,10 +30,6 @@ from edge.errors import (
 from edge.pipeline import Pipeline, Source
 from edge.processes.worker import OPEN_S, Worker
 
-SPINOUS = [(20.0, 10.0, 0.9), (20.0, 30.0, 0.6)]
-CARINA = [(24.0, 20.0, 0.8)]
-
-
 HOURS = ClinicHours(begin=time(7), end=time(18))
 
 
@@ -43,18 +38,10 @@ def sha256(data):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory, contract, rows, tiny_model):
+def config(quick_release):
     """Return a configuration with a release of the small contract, whose model always answers the same."""
-    folder, peaks, golden = tmp_path_factory.mktemp("release"), rows(SPINOUS, CARINA), io.BytesIO()
-    np.savez(golden, batches=np.zeros((2, 1, 1, 48, 48), np.int8), peaks=np.stack([peaks, peaks]))
-    model = tiny_model(peaks)
-    document = json.loads(contract().model_dump_json(by_alias=True))
-    document |= {"model_sha256": sha256(model), "golden_sha256": sha256(golden.getvalue())}
-    (folder / "model.onnx").write_bytes(model)
-    (folder / "golden.npz").write_bytes(golden.getvalue())
-    (folder / "contract.json").write_text(json.dumps(document))
     odd = DropFolderConfig(path=Path(os.fsdecode(b"/nowhere/\xe4")), clinic_hours=(HOURS,))
-    return Config(release=folder, drop_folder=(odd,))
+    return Config(release=quick_release, drop_folder=(odd,))
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +325,14 @@ def test_too_little_memory_for_the_reader_ends_the_opening(config):
 def test_a_worker_that_dies_while_it_opens_has_no_backend_to_offer(faked):
     with pytest.raises(BackendFailed, match="the worker was killed by SIGSEGV before it was ready"):
         faked("os.kill(os.getpid(), 11)").open()
+
+
+@pytest.mark.parametrize("said", ["{}", "opened | {'contract': '{}'}", "opened | {'provenance': 'no JSON'}"])
+def test_a_worker_of_another_version_is_ended(faked, said):
+    before = children(os.getpid())
+    with pytest.raises(BackendFailed, match="restart the service"):
+        faked(f"parent.answer({said}); next(requests, None)").open()
+    assert children(os.getpid()) == before
 
 
 # --- constancy ---

@@ -1,5 +1,8 @@
+import errno
 import fcntl
+import gc
 import os
+import shutil
 import threading
 from itertools import chain, repeat
 
@@ -55,9 +58,11 @@ def test_events_of_a_share_are_worth_a_warning(room, kind, level):
 
 def test_a_folder_that_a_daemon_serves_is_in_order(room):
     fd = os.open(room.config.drop_folder[0].path, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    (finding,) = room.findings("a daemon serves it")
-    os.close(fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        (finding,) = room.findings("a daemon serves it")
+    finally:
+        os.close(fd)
     assert finding.level == "ok"
     assert room.findings("a daemon serves it") == []
 
@@ -84,6 +89,22 @@ def test_its_own_results_folder_is_in_order(room, tmp_path):
     (tmp_path / "own").mkdir()
     own_results(tmp_path / "own", Owner.of(room.config.drop_folder[0].path))
     assert levels(room.findings("own", room.with_folder(results_dir=tmp_path / "own"))) == ["ok"]
+
+
+def test_a_share_that_goes_away_while_it_is_tried_is_a_fault(room, tmp_path, monkeypatch):
+    """Neither the file nor its name can be given back then; on CI that was raised where nobody caught it."""
+    results = tmp_path / "share"
+    results.mkdir()
+
+    def go_away(descriptor):
+        os.close(descriptor)
+        shutil.rmtree(results)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "fsync", go_away)
+    (finding,) = room.findings("results in", room.with_folder(results_dir=results))
+    gc.collect()  # what could not be closed is found now
+    assert (finding.level, finding.mend) == ("fault", "check the folder, its disk and its share")
 
 
 # --- state ---

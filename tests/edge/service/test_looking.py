@@ -81,7 +81,7 @@ def test_a_fault_of_the_folder_is_the_folder_s(tmp_path, room):
 
 
 def test_a_share_that_hangs_keeps_no_other_folder_waiting(room, hanging, monkeypatch):
-    monkeypatch.setattr("edge.service.looking.ANSWER_S", 0.05)
+    monkeypatch.setattr("edge.service.looking.ANSWER_S", 1.0)  # the other folder, too, has no longer to answer
     room.stop()
     folders = (DropFolderConfig(path=hanging.path), *room.config.drop_folder)
     room.config = Config(drop_folder=folders)

@@ -137,13 +137,13 @@ def test_counting_nothing_takes_all_that_the_others_take():
 def test_figures_are_served_on_loopback_while_the_daemon_runs(free_port):
     with serve_metrics(free_port, open_log(io.StringIO())) as metrics:
         metrics.queue({State.STABLE: 4}, 0)
-        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         with pytest.raises(OSError):  # noqa: PT011 - refused or unreachable, as this machine has it
-            socket.create_connection(("127.0.0.2", free_port), timeout=10).close()
+            socket.create_connection(("127.0.0.2", free_port), timeout=60).close()
     assert 'landmarknet_edge_files{state="stable"} 4.0' in text
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", free_port), timeout=10).close()
+        socket.create_connection(("127.0.0.1", free_port), timeout=60).close()
 
 
 def test_without_a_port_nothing_listens_and_nothing_is_counted():

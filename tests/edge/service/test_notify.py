@@ -15,7 +15,7 @@ def systemd(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         address = str(tmp_path / "notify")
         receiver.bind(address)
-        receiver.settimeout(10)
+        receiver.settimeout(60)
         yield receiver, address
 
 
@@ -63,7 +63,7 @@ def test_status_is_valid_utf_8_whatever_a_file_is_called(systemd):
 def test_an_abstract_socket_is_reached():
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("")  # the kernel chooses an abstract name
-        receiver.settimeout(10)
+        receiver.settimeout(60)
         name = receiver.getsockname()
         open_notifier({"NOTIFY_SOCKET": "@" + name[1:].decode()}).ready()
         assert receiver.recv(4096) == b"READY=1"

@@ -6,6 +6,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from edge.config import Config, DropFolderConfig
+from edge.contract import read_contract
 from edge.errors import BadConfig, DeviceLost, SpoolFull
 from edge.processes.worker import Worker
 from edge.results.owner import Owner, own_results, owner_of
@@ -16,9 +17,10 @@ from edge.service.surroundings import local_now
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, quick_release):
     (tmp_path / "drop").mkdir()
-    return Config(drop_folder=(DropFolderConfig(path=tmp_path / "drop"),), state_dir=tmp_path / "state")
+    folder = DropFolderConfig(path=tmp_path / "drop")
+    return Config(drop_folder=(folder,), state_dir=tmp_path / "state", release=quick_release)
 
 
 @pytest.fixture
@@ -40,15 +42,16 @@ def test_the_largest_file_is_in_mib(begun, config):
         assert process.largest_file_bytes == 3 * 2**20
 
 
-def test_the_engine_is_named_in_log_and_audit_and_gives_its_golden_answers(begun, config, shipped):
+def test_the_engine_is_named_in_log_and_audit_and_gives_its_golden_answers(begun, config):
+    contract, _ = read_contract(config.release / "contract.json")
     with begun() as (served, log):
         served.open(config)
         (ready,) = [entry for entry in log.entries if entry["event"] == "ready"]
-        assert ready["release"] == shipped.contract.release
+        assert ready["release"] == contract.release
         assert "Landlock" in ready["reader"]
-        assert shipped.contract.model_sha256 in (config.state_dir / AUDIT_LOG).read_text()
+        assert contract.model_sha256 in (config.state_dir / AUDIT_LOG).read_text()
         run = served.check_golden(local_now())
-        assert (run.passed, run.release) == (True, shipped.contract.release)
+        assert (run.passed, run.release) == (True, contract.release)
 
 
 def test_the_worker_of_a_configuration_that_cannot_be_recorded_ends_and_the_old_one_stays(begun, config, monkeypatch):
@@ -186,14 +189,14 @@ def test_whoever_sends_images_cannot_keep_the_service_from_starting(begun, confi
 
 
 @pytest.fixture
-def serve_once(landmarknet_edge, tmp_path):
+def serve_once(landmarknet_edge, tmp_path, quick_release):
     """Return a function that runs a service of its own over one image, until that has been tried."""
 
     def run(name, image):
         drop = tmp_path / name
         drop.mkdir()
         (drop / "IMG.dcm").write_bytes(image)
-        settings = f"state_dir = '{tmp_path}/state of {name}'\nsettle_s = 0.1\n"
+        settings = f"release = '{quick_release}'\nstate_dir = '{tmp_path}/state of {name}'\nsettle_s = 0.1\n"
         folder = f"[[drop_folder]]\npath = '{drop}'\nresults_dir = '{tmp_path}/results'\n"
         (tmp_path / f"{name}.toml").write_text(settings + folder)
         return landmarknet_edge("watch", "--once", "--config", tmp_path / f"{name}.toml", cwd="/")

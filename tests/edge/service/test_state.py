@@ -103,11 +103,13 @@ def test_where_the_system_does_not_tell_who_holds_a_lock_it_is_another_process(t
         f"1: FLOCK  ADVISORY  WRITE 0 08:01:{inode} 0 EOF\n": "another process",  # outside our PID namespace
         f"1: FLOCK  ADVISORY  WRITE 17 08:01:{inode} 0 EOF\n": "process 17",
     }
-    for line, holder in lines.items():
-        (tmp_path / "locks").write_text(line)
-        assert holder_of(fd, tmp_path / "locks") == holder
-    assert holder_of(fd, tmp_path / "missing") == "another process"
-    os.close(fd)
+    try:
+        for line, holder in lines.items():
+            (tmp_path / "locks").write_text(line)
+            assert holder_of(fd, tmp_path / "locks") == holder
+        assert holder_of(fd, tmp_path / "missing") == "another process"
+    finally:
+        os.close(fd)
 
 
 # space

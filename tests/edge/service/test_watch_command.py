@@ -17,7 +17,7 @@ from edge.engines import SHIPPED_RELEASE
 from edge.errors import ImageUnreadable
 from edge.results.publish import read_result
 
-PATIENCE_S = 60
+PATIENCE_S = 100
 SETTLE_S = 0.2
 
 
@@ -45,12 +45,19 @@ class Watch:
 
 
 @pytest.fixture
-def config(tmp_path):
-    """Return a configuration file for the drop folder ``drop``, without much patience."""
+def shipped_config(tmp_path):
+    """Return a configuration file for the drop folder ``drop`` and the shipped release, without much patience."""
     (tmp_path / "drop").mkdir()
     text = f"settle_s = {SETTLE_S}\nsweep_s = 1.0\n[[drop_folder]]\npath = '{tmp_path}/drop'\n"
     (tmp_path / "edge.toml").write_text(text)
     return tmp_path / "edge.toml"
+
+
+@pytest.fixture
+def config(shipped_config, quick_release):
+    """Return the same for a release that opens at once."""
+    shipped_config.write_text(f"release = '{quick_release}'\n{shipped_config.read_text()}")
+    return shipped_config
 
 
 @pytest.fixture
@@ -86,12 +93,12 @@ def fingerprints(folder):
 
 
 def test_images_that_are_there_and_images_that_arrive_get_results_once_and_sigterm_ends_it(
-    watch, config, tmp_path, samples
+    watch, shipped_config, tmp_path, samples
 ):
     drop = tmp_path / "drop"
     present, *arriving = sorted(samples.glob("*.dcm"))
     shutil.copy(present, drop)
-    daemon = watch("--config", config)
+    daemon = watch("--config", shipped_config)
     daemon.wait_until(lambda: len(results(drop)) == 1)
     for path in arriving:
         shutil.copy(path, drop)
@@ -106,7 +113,7 @@ def test_images_that_are_there_and_images_that_arrive_get_results_once_and_sigte
         assert path.read_bytes() == (samples / path.name).read_bytes()
 
     before = fingerprints(drop)
-    again = watch("--config", config)
+    again = watch("--config", shipped_config)
     again.wait_until(lambda: "files=4" in again.log)
     time.sleep(5 * SETTLE_S)  # there is nothing to wait for: nothing must happen
     assert again.end(signal.SIGINT) == 0
@@ -144,9 +151,9 @@ def test_the_log_names_files_and_reasons_but_neither_it_nor_a_metric_ever_the_pa
     assert "Traceback" not in daemon.log
 
 
-def test_a_release_is_named_when_the_daemon_is_ready(watch, config):
+def test_a_release_is_named_when_the_daemon_is_ready(watch, config, quick_release):
     daemon = watch("--config", config)
-    release = json.loads((SHIPPED_RELEASE / "contract.json").read_text())["release"]
+    release = json.loads((quick_release / "contract.json").read_text())["release"]
     assert f"event=ready release={release}" in daemon.log
     assert daemon.end() == 0
 
@@ -243,14 +250,14 @@ def test_a_missing_configuration_ends_with_78(landmarknet_edge, tmp_path):
 
 @pytest.mark.parametrize("name", ["contract.json", "model.onnx", "golden.npz"])
 def test_an_altered_release_ends_with_78_before_any_image_is_touched(
-    landmarknet_edge, config, tmp_path, dicom, collimated, name
+    landmarknet_edge, shipped_config, tmp_path, dicom, collimated, name
 ):
     release = shutil.copytree(SHIPPED_RELEASE, tmp_path / "release")
     data = (release / name).read_bytes()
     (release / name).write_bytes(data[: len(data) // 2])
-    config.write_text(f"release = '{release}'\n" + config.read_text())
+    shipped_config.write_text(f"release = '{release}'\n" + shipped_config.read_text())
     (tmp_path / "drop/X.dcm").write_bytes(dicom(collimated()))
-    done = landmarknet_edge("watch", "--once", "--config", config, cwd=tmp_path)
+    done = landmarknet_edge("watch", "--once", "--config", shipped_config, cwd=tmp_path)
     assert done.returncode == 78
     assert f"stopped: {release / name}: " in done.stderr
     assert "Traceback" not in done.stderr

@@ -92,7 +92,7 @@ class Watching:
     def end(self, number: int) -> int:
         """Send a signal; return the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def noted(self, what: str) -> list[tuple[str, str]]:
         """Return the (image, SHA-256 of the result) of each note of that kind, in order."""
@@ -160,7 +160,7 @@ def in_slow_chunks(path: Path, data: bytes, _spare: Path) -> None:
 def as_a_closed_half(path: Path, data: bytes, spare: Path) -> None:
     """Let the daemon take up the half, on a busy machine too, unless it is being killed just now."""
     path.write_bytes(data[: len(data) // 2])
-    end_s = time.monotonic() + 5
+    end_s = time.monotonic() + 20
     while path.name not in noted_as_incomplete(spare.with_name("log")) and time.monotonic() < end_s:
         time.sleep(0.1)
     with path.open("ab") as file:

@@ -41,16 +41,17 @@ def seal(keys):
 
 @pytest.fixture
 def staged(tmp_path, contract, rows, tiny_model, seal):
-    """Return a function that makes a signed release folder outside of any store."""
+    """Return a function that makes a signed release folder outside of any store; its contract has ``promised``."""
 
-    def make(name="r1", **entries):
+    def make(name="r1", promised=None, **entries):
         folder = tmp_path / "staged" / name
         folder.mkdir(parents=True)
         peaks = rows([(20.0, 10.0, 0.9)], [(24.0, 20.0, 0.8)])
         golden = io.BytesIO()
         np.savez(golden, batches=np.zeros((1, 1, 1, 48, 48), np.int8), peaks=peaks[None])
         model = tiny_model(peaks)
-        promise = contract(release=name, model_sha256=sha256(model), golden_sha256=sha256(golden.getvalue()))
+        hashes = {"model_sha256": sha256(model), "golden_sha256": sha256(golden.getvalue())}
+        promise = contract(release=name, **hashes, **(promised or {}))
         (folder / "model.onnx").write_bytes(model)
         (folder / "golden.npz").write_bytes(golden.getvalue())
         (folder / "contract.json").write_text(promise.model_dump_json(by_alias=True))

@@ -127,6 +127,17 @@ def test_a_contract_that_contradicts_its_manifest_is_refused(store, staged, entr
     assert f"differ in {said};" in message
 
 
+def test_a_contract_whose_delivered_layers_are_not_the_manifests_is_refused(store, staged):
+    agreeing = {"fp16": 40, "fp32": 11}
+    assert store.add(staged("r1", promised={"delivered": agreeing}, delivered=agreeing)).name == "r1"
+    message = refusal(store.add, staged("r2", promised={"delivered": agreeing}, delivered={"fp32": 51}))
+    assert "differ in delivered;" in message
+
+
+def test_a_contract_of_an_earlier_version_counts_no_layers_and_contradicts_nothing(store, staged):
+    assert store.add(staged("r1", delivered={"fp32": 51})).name == "r1"
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
 def test_a_contract_for_another_file_than_the_signed_one_is_refused(store, staged, seal, name):
     folder = staged("r1")
