@@ -22,6 +22,7 @@ from edge.results.publish import result_path
 DOCS = Path(__file__).parent
 SAMPLES = DOCS.parent / "samples"
 WIDTH = 480
+WIDEST_INTERVAL_MM = 10.0  # configured: by default the shipped release's two landmarks are withheld
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def write_registered(pipeline: Pipeline, folder: Path) -> None:
         add_reference(folder / "references", reference)
         rules.append(ReferenceRule(image_name=f"{name}.dcm", reference=reference.key))
         shutil.copyfile(SAMPLES / f"lidc0002_{view}_mv_00.dcm", folder / f"{name}.dcm")
-        registering = replace(pipeline, references=References(folder / "references", tuple(rules)))
+        registering = replace(pipeline, references=References(folder / "references", tuple(rules), WIDEST_INTERVAL_MM))
         write_result(registering, folder / f"{name}.dcm")
 
 

@@ -23,6 +23,7 @@ from edge.records import Landmark, PortalImage
 from edge.registration.alignment import Aligned, align, with_plan
 from edge.registration.couch import IEC61217, CouchMove, CouchScale, couch_move
 from edge.registration.reference import PlannedImage, Reference, parse_reference, reference_from_sighting
+from edge.registration.register import Rules
 from edge.registration.sighting import sighting
 from edge.registration.two_views import RoomShift, Vector3, room_shift
 from edge.results.dicom_source import read_source
@@ -47,12 +48,12 @@ def see(path: Path, engine: Engine) -> Seen:
     return Seen(image, detect(image, engine.backend, engine.contract).landmarks)
 
 
-def register_files(image: Path, reference: Path, engine: Engine) -> Aligned:
+def register_files(image: Path, reference: Path, engine: Engine, rules: Rules = Rules()) -> Aligned:
     """Register an image with a reference: a JSON file of one, or a planned image."""
     known = reference_of(reference, engine)
     pictured = with_plan(read_portal_image(image), known)
     landmarks = detect(pictured, engine.backend, engine.contract).landmarks
-    return align(pictured, landmarks, engine.contract.kinds, known, engine.contract.release)
+    return align(pictured, landmarks, engine.contract.kinds, known, engine.contract.release, rules)
 
 
 def reference_of(path: Path, engine: Engine) -> Reference:

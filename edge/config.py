@@ -39,6 +39,7 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+IntervalMm = Annotated[float, Field(strict=True, gt=0, le=30)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -141,6 +142,7 @@ class Config(_Frozen):
     spatial_registration: StrictBool = False  # where an image could be registered
     references: AbsolutePath | None = None  # a folder: what plans say that images should show; None: no registration
     reference_rule: tuple[ReferenceRule, ...] = ()  # for images that name no plan; the first that matches counts
+    widest_interval_mm: IntervalMm = 5.0  # a shift whose 95 % interval is wider, to either side, is withheld
     couch: CouchConfig | None = None  # None: IEC 61217
     state_dir: AbsolutePath | None = None  # journal, spool, audit log; None: see `edge.service.state.state_folder`
     largest_file_mb: Count = 256  # MiB; larger files are refused unread: in journal and log, not beside the image

@@ -26,6 +26,7 @@ from edge.keys import derived_uid, result_key, settings_sha256
 from edge.portal_image import MAX_FILE_BYTES, read_portal_image
 from edge.records import Landmark, PortalImage
 from edge.registration.alignment import Aligned, References, align, with_plan
+from edge.registration.register import Rules
 from edge.results.dicom_common import Making
 from edge.results.dicom_outputs import Findings, dicom_outputs
 from edge.results.dicom_outputs import Output as DicomOutput
@@ -89,7 +90,9 @@ class Pipeline:
     @classmethod
     def of(cls, config: Config, engine: Engine, read: Read = read_here) -> Pipeline:
         """Return the pipeline that a configuration describes, with an engine that is open."""
-        kept = None if config.references is None else References(config.references, config.reference_rule)
+        kept = None
+        if config.references is not None:
+            kept = References(config.references, config.reference_rule, config.widest_interval_mm)
         wanted = {
             "structured_report": config.structured_report,
             "presentation_state": config.presentation_state,
@@ -147,9 +150,14 @@ class Pipeline:
             backend=self.engine.backend.describe(),
         )
 
-    def _settings(self) -> dict[str, bool]:
+    def _settings(self) -> dict[str, bool | float]:
         """Return each setting that changes what is made; what is off by default counts only where it is on."""
-        return {"overlay": self.overlay} | dict.fromkeys(sorted(self.dicom), True)
+        widest_mm = self._rules().widest_interval_mm
+        other_rules = {} if widest_mm == Rules().widest_interval_mm else {"widest_interval_mm": widest_mm}
+        return {"overlay": self.overlay} | dict.fromkeys(sorted(self.dicom), True) | other_rules
+
+    def _rules(self) -> Rules:
+        return Rules() if self.references is None else Rules(widest_interval_mm=self.references.widest_interval_mm)
 
     def _made(self, source: Source, watch: Stopwatch) -> Made:
         contract = self.engine.contract
@@ -163,7 +171,7 @@ class Pipeline:
         aligned = None
         if reference is not None:
             with watch.stage("registration"):
-                aligned = align(image, found.landmarks, contract.kinds, reference, contract.release)
+                aligned = align(image, found.landmarks, contract.kinds, reference, contract.release, self._rules())
         outputs, notes = self._outputs(source, image, found, aligned, watch)
         return Made(self._result(image, found.landmarks, aligned, outputs, notes, watch), outputs)
 

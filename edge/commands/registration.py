@@ -35,11 +35,14 @@ def register(
     """Say where the anatomy of IMAGE lies against REFERENCE: detected minus planned, in the isocentre plane."""
     from edge.by_hand import register_files
     from edge.engines import open_configured
+    from edge.registration.register import Rules
     from edge.results.registration_entry import registration_entry
     from edge.service.installed import service_of
 
     with failures():
-        aligned = register_files(image, reference, open_configured(service_of(config).config))
+        settings = service_of(config).config
+        rules = Rules(widest_interval_mm=settings.widest_interval_mm)
+        aligned = register_files(image, reference, open_configured(settings), rules)
     if as_json:
         typer.echo(registration_entry(aligned).model_dump_json(indent=2))
     else:

@@ -13,7 +13,7 @@ from edge.errors import BadReference
 from edge.geometry import with_gantry_evidence
 from edge.records import Landmark, PortalImage
 from edge.registration.reference import Reference, find_reference, key_by_rule, list_references
-from edge.registration.register import Registration, register
+from edge.registration.register import Registration, Rules, register
 from edge.registration.sighting import sighting
 
 
@@ -23,6 +23,7 @@ class References:
 
     folder: Path
     rules: tuple[ReferenceRule, ...] = ()
+    widest_interval_mm: float = Rules().widest_interval_mm
 
     def of(self, image: PortalImage) -> Reference | str | None:
         """Return the reference of an image, why it cannot be used, or None: by its plan, else by its file's name."""
@@ -64,6 +65,7 @@ def align(
     kinds: Sequence[KindContract],
     reference: Reference | str,
     release: str,
+    rules: Rules = Rules(),
 ) -> Aligned:
     """Register an image's landmarks, as ``release`` found them, with its reference; a text is why there is none.
 
@@ -72,7 +74,7 @@ def align(
     detected = sighting(image, landmarks, kinds)
     if isinstance(reference, str):
         return Aligned(register(reference, detected), None)
-    made = register(reference.sighting(), detected)
+    made = register(reference.sighting(), detected, rules)
     if made.status == "ok" and reference.release not in {None, release}:
         told = f"the reference's landmarks come from another release ({reference.release}): make the reference anew"
         made = replace(made, warnings=(*made.warnings, told))

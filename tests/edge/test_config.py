@@ -103,7 +103,7 @@ def test_the_config_is_frozen():
         (f"[[reference_rule]]\nimage_name = 'X'\nreference = '{'a' * 64}'", "reference_rule needs references"),
         (
             "[[reference_rule]]\nimage_name = '['\nreference = 'KEY'",
-            "image_name: Value error, no regular expression",
+            "image_name: no regular expression",
         ),
         ("[[reference_rule]]\nimage_name = 'X'\nreference = 'KEY'", "reference_rule.0.reference: String should match"),
         ("[couch]\nname = 'room 1'\nlateral = 2", "couch.lateral: Input should be 1 or -1"),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from edge.backends.function import FunctionBackend
+from edge.config import Config
 from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable
 from edge.keys import result_key, settings_sha256
@@ -105,6 +106,15 @@ def test_a_refusal_has_the_key_that_a_result_would_have(pipeline, image):
 def test_other_settings_have_another_key(engine, image):
     keys = {Pipeline(engine(SPINOUS, CARINA), CONFIG, overlay)(image, None).provenance.key for overlay in (True, False)}
     assert len(keys) == 2
+
+
+def test_another_width_of_interval_is_another_key_only_where_images_are_registered(engine, image, tmp_path):
+    def key(widest_interval_mm, **references):
+        config = Config(widest_interval_mm=widest_interval_mm, **references)
+        return replace(Pipeline.of(config, engine(SPINOUS, CARINA)), config_sha256=CONFIG)(image, None).provenance.key
+
+    assert len({key(5.0), key(10.0)}) == 1
+    assert len({key(5.0), key(5.0, references=tmp_path), key(10.0, references=tmp_path)}) == 2
 
 
 def test_another_configuration_that_makes_the_same_has_the_same_key(engine, image):

@@ -3,6 +3,7 @@
 import pytest
 
 from edge.by_hand import register_files
+from edge.registration.register import Rules
 
 
 def test_the_lateral_sample_has_not_moved_within_what_is_said(shipped, samples):
@@ -14,6 +15,17 @@ def test_the_lateral_sample_has_not_moved_within_what_is_said(shipped, samples):
         assert "is known only to" in made.reason
     else:
         assert all(abs(mm) <= half for mm, half in zip(made.shift_mm, made.interval95_mm, strict=True))
+
+
+def test_a_site_that_takes_wider_intervals_gets_a_shift_that_covers_the_truth(shipped, samples):
+    made = register_files(
+        samples / "lidc0002_lateral_mv_00.dcm",
+        samples / "lidc0002_lateral_drr_00.dcm",
+        shipped,
+        Rules(widest_interval_mm=30.0),
+    ).registration
+    assert made.status == "ok", made.reason
+    assert all(abs(mm) <= half for mm, half in zip(made.shift_mm, made.interval95_mm, strict=True))
 
 
 @pytest.mark.parametrize(("image", "reference"), [("ap_mv", "lateral_drr"), ("lateral_mv", "ap_drr")])
