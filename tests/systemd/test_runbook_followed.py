@@ -91,7 +91,7 @@ def signed_release(folder, name, key):
         checkpoint_sha256=contract.checkpoint_sha256, onnx_sha256=contract.model_sha256, calibration_set_sha256=None,
         ranges_sha256=None, recipe_sha256="0" * 64, flavour=contract.flavour,
         flavour_version=machine_facts(contract.flavour).flavour_version, gpu=None, compute_capability=None, driver=None,
-        precision=contract.precision, delivered={contract.precision: 1}, gate={"passed": True},
+        precision=contract.precision, delivered=contract.delivered or {}, gate={"passed": True},
     )  # fmt: skip
     document = manifest.model_dump_json(by_alias=True).encode()
     (release / MANIFEST_FILE).write_bytes(document)
