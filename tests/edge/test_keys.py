@@ -83,6 +83,7 @@ OTHERS = {  # what a room can set that changes nothing that is made of an image,
     "threads": 2,
     "references": Path("/srv/references"),  # this and the next: what they lead to is in the key by its hash
     "reference_rule": (ReferenceRule(image_name=".*", reference="a" * 64),),
+    "widest_interval_mm": 10.0,  # where no image is registered; where they are: tests/edge/test_pipeline.py
     "couch": CouchConfig(name="room 1", lateral=1, longitudinal=1, vertical=-1),  # of what two-views prints
     "state_dir": Path("/var/lib/another"),
     "largest_file_mb": 10,  # this and the next three: whether something is made, not what
@@ -124,7 +125,8 @@ def test_whoever_reads_a_result_can_work_its_key_out(name):
     examples = Path(__file__).parents[2] / "docs" / "examples"
     document = json.loads((examples / f"{name}.landmarks.json").read_bytes())
     said = document["provenance"]
-    assert said["settings_sha256"] == hashlib.sha256(b'{"overlay":true}').hexdigest()
+    settings = b'{"overlay":true,"widest_interval_mm":10.0}' if document["registration"] else b'{"overlay":true}'
+    assert said["settings_sha256"] == hashlib.sha256(settings).hexdigest()
     release = said["model_sha256"], said["contract_sha256"], said["manifest_sha256"] or ""
     lines = [document["image"]["sha256"], *release, said["settings_sha256"]]
     if registration := document["registration"]:
