@@ -5,11 +5,10 @@ With a reference also the planned places, the shift, and its figures (`edge.resu
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from math import ceil
+from math import ceil, floor
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,6 +25,7 @@ from edge.results.overlay_alignment import (
     planned_px,
     reference_mark,
 )
+from edge.results.png import png_of
 from edge.results.wording import WARNING, Alignment
 
 LONG_SIDE = 1024
@@ -34,6 +34,7 @@ FOOTER = WARNING
 REFERENCE_LEGEND = "planned place, from the reference"
 UNCERTAINTY_LEGEND = "thin ring: holds the landmark with 95 %"
 SHADE = 0.55  # opacity of a heatmap at its full height
+CLEAR = 4  # of 255: an opacity that nobody sees, and that covers most of a picture
 COLOURS = ((255, 96, 96), (64, 220, 255), (255, 214, 64), (160, 255, 120), (255, 140, 255))
 MARKS = ("circle", "cross", "diamond", "square", "circle")  # colour is never the only carrier
 WHITE, DARK, RIM = (255, 255, 255), (16, 16, 16), (0, 0, 0)
@@ -93,7 +94,7 @@ def draw_overlay(
     _legend(page, landmarks, kinds)
     _told(page, told, len(kinds))
     page.pen.text((8, page.line(len(kinds) + len(told)) + 2), FOOTER, fill=WHITE, font=font)
-    return _png(paper)
+    return png_of(np.asarray(paper))
 
 
 def _lines(page: _Page, landmarks: Sequence[Landmark], kinds: Sequence[KindContract]) -> None:
@@ -148,9 +149,25 @@ def _shaded(image: PortalImage, heatmaps: np.ndarray, placement: Placement) -> I
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
     canvas = _film(image.pixels, size)
     for colour, heatmap in zip(cycle(COLOURS), heatmaps, strict=False):
-        shade = Image.fromarray(_shade(heatmap, placement, (height, width))).resize(size, Image.Resampling.BILINEAR)
-        canvas.paste(Image.new("RGB", size, colour), mask=shade)
+        _tint(canvas, colour, Image.fromarray(_shade(heatmap, placement, (height, width))))
     return canvas
+
+
+def _tint(canvas: Image.Image, colour: tuple[int, int, int], shade: Image.Image) -> None:
+    """Lay a colour over the picture, as opaque as ``shade`` says, which covers all of it at any size.
+
+    Only over the box that is not clear, which is small.
+    """
+    seen = shade.getbbox()
+    if seen is None:
+        return
+    zoom_x, zoom_y = canvas.width / shade.width, canvas.height / shade.height
+    left, top = max(0, floor((seen[0] - 1) * zoom_x)), max(0, floor((seen[1] - 1) * zoom_y))
+    right = min(canvas.width, ceil((seen[2] + 1) * zoom_x))
+    bottom = min(canvas.height, ceil((seen[3] + 1) * zoom_y))
+    part = left / zoom_x, top / zoom_y, right / zoom_x, bottom / zoom_y
+    mask = shade.resize((right - left, bottom - top), Image.Resampling.BILINEAR, part)
+    canvas.paste(colour, (left, top, right, bottom), mask)
 
 
 def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -164,10 +181,11 @@ def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 def _shade(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
     """Return the opacity (h, w) uint8 of one heatmap over the image's part of the network's square."""
     rows, columns = (_pixels_of_site(sites) for sites in heatmap.shape)
-    full = np.repeat(np.repeat(heatmap, rows, axis=0), columns, axis=1)
+    opacity = (np.clip(heatmap, 0, 1) * SHADE * 255).astype(np.uint8)
+    opacity[opacity <= CLEAR] = 0
+    full = np.repeat(np.repeat(opacity, rows, axis=0), columns, axis=1)
     x, y = placement.offset
-    placed = full[y : y + round(shape[0] * placement.scale[1]), x : x + round(shape[1] * placement.scale[0])]
-    return (np.clip(placed, 0, 1) * SHADE * 255).astype(np.uint8)
+    return full[y : y + round(shape[0] * placement.scale[1]), x : x + round(shape[1] * placement.scale[0])]
 
 
 def _pixels_of_site(sites: int) -> np.ndarray:
@@ -207,9 +225,3 @@ def _line(pen: ImageDraw.ImageDraw, index: int, points: Sequence[np.ndarray]) ->
         path = [(float(x), float(y)) for x, y in points]
         pen.line(path, fill=RIM, width=5)
         pen.line(path, fill=_colour(index), width=3)
-
-
-def _png(page: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()

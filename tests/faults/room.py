@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,6 +163,7 @@ class Room:
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
                 stderr=log,
+                start_new_session=True,  # a child may start another one while its parent dies: `of_session` knows it
             )
         self.starts += 1
         if ready:
@@ -184,16 +185,9 @@ class Room:
     def kill(self) -> None:
         """End the daemon as the kernel does when memory runs out; return when its children are gone, too."""
         assert self.process
-        family = self.family()
         self.process.kill()
         self.process.wait()
-        wait_until(lambda: not any(Path(f"/proc/{pid}/fd").exists() and is_alive(pid) for pid in family))
-
-    def family(self) -> list[int]:
-        """Return worker and reader, as far as they are started."""
-        assert self.process
-        below = children(self.process.pid)
-        return below + [pid for child in below for pid in children(child)]
+        wait_until(lambda: not any(map(is_alive, of_session(self.process.pid))))
 
     @contextmanager
     def still(self) -> Iterator[None]:
@@ -248,6 +242,16 @@ class Room:
         """Ask the journal, whatever the daemon is doing."""
         with closing(sqlite3.connect(self.state / "journal.sqlite", timeout=30)) as connection:
             return connection.execute(query).fetchall()
+
+
+def of_session(leader: int) -> list[int]:
+    """Return the processes of a session, which outlives the process that began it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # one that ended meanwhile
+            if os.getsid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found
 
 
 def is_alive(pid: int) -> bool:

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
 
 import pytest
 
 from tests.faults.accounts import Account, witnessed
-from tests.faults.room import Room
+from tests.faults.room import Room, of_session
 from tests.faults.witness import Witness
 
 IMAGE, DRAWING = b"an image", b"a drawing"
@@ -111,3 +114,14 @@ def test_a_witness_of_its_own_process_tells_what_it_saw(room):
         (room.drop / "X.landmarks.json").write_text(result())
     assert account.looks > 0
     assert account.torn == ["X.landmarks.json: X.landmarks.png is not there, or not whole"]
+
+
+def test_a_child_that_outlives_the_killed_one_is_still_known():
+    leader = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!"], start_new_session=True, stdout=subprocess.PIPE)
+    child = int(leader.stdout.readline())
+    leader.stdout.close()
+    leader.wait()
+    try:
+        assert of_session(leader.pid) == [child]
+    finally:
+        os.kill(child, signal.SIGKILL)
