@@ -25,7 +25,7 @@ def png_of(pixels: np.ndarray) -> bytes:
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     press = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     header = struct.pack(">II5B", width, height, *TRUECOLOUR)
-    chunks = (b"IHDR", header), (b"IDAT", press.compress(memoryview(rows)) + press.flush()), (b"IEND", b"")
+    chunks = (b"IHDR", header), (b"IDAT", press.compress(rows.data) + press.flush()), (b"IEND", b"")
     return SIGNATURE + b"".join(_chunk(name, data) for name, data in chunks)
 
 
