@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from build_engine.quantize import BuildError
+from edge.durable import sync_folder
 from edge.engines import open_engine
 from edge.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from edge.signature import sign
@@ -84,7 +85,7 @@ def _stage(staged: Path, folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         (staged / name).write_bytes(data)
     for path in (*staged.rglob("*"), staged):
-        _sync(path)
+        sync_folder(path) if path.is_dir() else _sync_file(path)
 
 
 def _put_in_place(staged: Path, folder: Path, previous: Path, swap: Callable[[Path, Path], bool]) -> None:
@@ -94,15 +95,12 @@ def _put_in_place(staged: Path, folder: Path, previous: Path, swap: Callable[[Pa
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
         staged.rename(folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def publish_to_store(store: Store, signing_key: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge.durable import sync_folder
 from edge.errors import BadConfig, BadRelease, StoreNotWritable
 from edge.manifest import AGAIN, PLAIN_NAME, Manifest, SignedRelease, read_signed_manifest, read_signed_release
 from edge.signature import MAKE_KEYS, public_key_of, read_public_key
@@ -63,12 +64,12 @@ class Store:
         with self._changing() as staging:
             self.demand_new(target.name)
             target.parent.mkdir(exist_ok=True)
-            _sync(self.root)
+            sync_folder(self.root)
             _demand_own_folder(target.parent)
             folder = staging / target.name
             _write_release(folder, release)
             folder.rename(target)
-            _sync(target.parent)
+            sync_folder(target.parent)
         return target
 
     def demand_new(self, release_id: str) -> None:
@@ -157,7 +158,7 @@ class Store:
                 )
             freed = sum(path.lstat().st_size for path in folder.rglob("*"))
             folder.rename(staging / release_id)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
         return freed
 
     def list(self) -> tuple[Listed, ...]:
@@ -223,7 +224,7 @@ class Store:
         temporary = staging / name
         temporary.symlink_to(Path(RELEASES, release_id))
         temporary.rename(self.root / name)
-        _sync(self.root)
+        sync_folder(self.root)
 
     @contextmanager
     def _changing(self) -> Iterator[Path]:
@@ -294,12 +295,4 @@ def _write_release(folder: Path, release: SignedRelease) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_folder(folder)

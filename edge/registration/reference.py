@@ -20,6 +20,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge.config import ReferenceRule
+from edge.durable import sync_folder
 from edge.errors import BadReference, StoreNotWritable
 from edge.registration.sighting import PlaneLandmark, Shape, Sighting
 
@@ -181,7 +182,7 @@ def add_reference(folder: Path, reference: Reference, *, replace: bool = False) 
             temporary.rename(path)
         else:
             os.link(temporary, path)  # unlike a rename, fails where there is one
-        _sync(folder)
+        sync_folder(folder)
     except FileExistsError as exc:
         raise BadReference(f"{path}: this beam has a reference; look at it, then replace or remove it") from exc
     except OSError as exc:
@@ -231,7 +232,7 @@ def remove_reference(folder: Path, key: str) -> None:
     path = _path(folder, key)
     try:
         path.unlink()
-        _sync(folder)
+        sync_folder(folder)
     except FileNotFoundError as exc:
         raise BadReference(f"{path}: there is no such reference; list them") from exc
     except OSError as exc:
@@ -264,12 +265,3 @@ def _path(folder: Path, key: str) -> Path:
     if not _KEY.fullmatch(key):
         raise BadReference(f"{key[:80]!r} is no key of a reference: a key has 64 hexadecimal digits")
     return folder / f"{key}{SUFFIX}"
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):  # some network file systems cannot sync a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

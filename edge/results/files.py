@@ -91,15 +91,6 @@ def temporary(folder: int, data: bytes) -> Iterator[str]:
             os.unlink(name, dir_fd=folder)
 
 
-def sync_folder(folder: int) -> None:
-    """Have the names in a folder outlast a power cut."""
-    try:
-        os.fsync(folder)
-    except OSError as exc:
-        if exc.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network file systems cannot sync a folder
-            raise
-
-
 def remove_leftovers(folder: Path) -> int:
     """Remove, in a folder and all below it, temporaries whose writer has died; return how many.
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID, uuid5
 
+from edge.durable import sync_names
 from edge.errors import BadConfig
 from edge.keys import NAMESPACE
-from edge.results.files import not_writable, opened_folder, read_ours, sync_folder, temporary
+from edge.results.files import not_writable, opened_folder, read_ours, temporary
 
 OWNER_FILE = ".landmarks.owner.json"  # hidden and ours, but neither a temporary nor named like a result
 BY_HOST, BY_ID = "landmarknet-edge/owner/1", "landmarknet-edge/owner/2"  # how a file knows its machine
@@ -146,7 +147,7 @@ def _write_owner(results_dir: Path, ours: Owner, *, anew: bool) -> None:
         with opened_folder(results_dir) as folder, temporary(folder, _as_said(ours)) as name:
             if anew or not _link(folder, name):
                 os.rename(name, OWNER_FILE, src_dir_fd=folder, dst_dir_fd=folder)
-            sync_folder(folder)
+            sync_names(folder)
     except FileExistsError:
         return
     except OSError as exc:

@@ -14,13 +14,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from edge.durable import sync_names
 from edge.errors import ImageUnreadable, ResultNameTaken
 from edge.results.files import (
     TEMPORARY_PREFIX,
     not_writable,
     opened_folder,
     read_ours,
-    sync_folder,
     temporary,
 )
 from edge.source_file import OPEN_FLAGS, hash_file
@@ -138,9 +138,9 @@ def publish(outputs: Sequence[tuple[Path, bytes]], commit: tuple[Path, bytes]) -
             for name, (output, _) in zip(temporaries[:-1], outputs, strict=True):
                 os.rename(name, output.name, src_dir_fd=folder, dst_dir_fd=folder)
             if outputs:
-                sync_folder(folder)
+                sync_names(folder)
             os.rename(temporaries[-1], path.name, src_dir_fd=folder, dst_dir_fd=folder)
-            sync_folder(folder)
+            sync_names(folder)
     except OSError as exc:
         raise not_writable(path.parent, exc) from exc
 
@@ -150,7 +150,7 @@ def _withdraw(folder: int, name: str, standing: dict[str, str], coming: dict[str
     if standing.items() <= coming.items():
         return
     os.unlink(name, dir_fd=folder)
-    sync_folder(folder)
+    sync_names(folder)
     for output in standing.keys() - coming.keys():
         if is_own_output(output) and "/" not in output:
             with suppress(FileNotFoundError):

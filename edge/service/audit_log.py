@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from edge.durable import sync_folder
 from edge.errors import SpoolFull, StateUnusable
 from edge.service.state import is_there
 
@@ -131,7 +132,7 @@ class AuditLog:
         self._last = self._last or BEGINNING
         self._append([{"event": event, **self._engine}], now_utc)
         self._begun_utc = now_utc
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _remember(self, lines: Iterable[bytes], now_utc: datetime) -> None:
         known = [line for line in map(_parsed, lines) if line]
@@ -274,14 +275,6 @@ def _write_all(fd: int, data: bytes) -> None:
     if os.write(fd, data) != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unusable(path: Path, exc: OSError) -> SpoolFull | StateUnusable:

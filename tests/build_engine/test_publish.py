@@ -73,7 +73,7 @@ def test_two_folders_are_exchanged_in_one_step(tmp_path):
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(release, monkeypatch):
     folder = release("full")
-    monkeypatch.setattr("build_engine.publish._sync", full)
+    monkeypatch.setattr("build_engine.publish._sync_file", full)
     with pytest.raises(PublishError, match=r"release: cannot be written \(No space left.*free some space"):
         publish_folder(folder, NEW)
     assert held(folder) == OLD | CARD

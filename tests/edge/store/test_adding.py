@@ -27,8 +27,8 @@ def test_a_release_is_added_whole_and_is_not_yet_in_use(store, staged):
 
 
 def test_the_first_release_survives_a_power_loss_with_the_folder_that_it_lies_in(store, staged, monkeypatch):
-    synced, real = [], edge.store._sync
-    monkeypatch.setattr("edge.store._sync", lambda folder: (synced.append(folder), real(folder)))
+    synced, real = [], edge.store.sync_folder
+    monkeypatch.setattr("edge.store.sync_folder", lambda folder: (synced.append(folder), real(folder)))
     folder = store.add(staged("r1"))
     assert synced[-1] == folder.parent
     assert store.root in synced
