@@ -6,11 +6,13 @@ import shutil
 import struct
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 FS_IOC_SHUTDOWN = 0x8004587D  # <linux/fs.h>; xfstests' godown
 NO_LOG_FLUSH = 2
 SIZES_MB = {"ext4": 128, "xfs": 384}  # XFS wants 300
+UNMOUNT_S = 60.0
 SEARCHED = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 
@@ -39,12 +41,21 @@ class PoweredDisk:
             os.close(fd)
 
     def unmount(self) -> None:
-        """Detach it; whoever used it is ended already, but the kernel may need a moment."""
-        for _ in range(100):
-            if subprocess.run(["umount", str(self.at)], check=False, capture_output=True).returncode == 0:
-                return
+        """Detach it; whoever used it is ended already, but the kernel may need a while on a busy machine."""
+        began_s = time.monotonic()
+        while subprocess.run(["umount", str(self.at)], check=False, capture_output=True).returncode:
+            assert time.monotonic() < began_s + UNMOUNT_S, f"{self.at} cannot be unmounted; {users_of(self.at)} use it"
             time.sleep(0.05)
-        raise AssertionError(f"{self.at} cannot be unmounted")
+
+
+def users_of(folder: Path) -> list[str]:
+    """Return the command lines of the processes that have a file below a folder open."""
+    users = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # one that ended meanwhile
+            if any(link.readlink().is_relative_to(folder) for link in (process / "cwd", *(process / "fd").iterdir())):
+                users.append((process / "cmdline").read_text().replace("\0", " "))
+    return users
 
 
 def why_no_loop(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from tests.faults.accounts import Account, witnessed
+from tests.faults.mounts import users_of
 from tests.faults.room import Room, of_session
 from tests.faults.witness import Witness
 
@@ -125,3 +126,9 @@ def test_a_child_that_outlives_the_killed_one_is_still_known():
         assert of_session(leader.pid) == [child]
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_whoever_has_a_file_open_is_named(tmp_path):
+    with (tmp_path / "open").open("w"):
+        assert any("pytest" in line for line in users_of(tmp_path))
+    assert users_of(tmp_path) == []
