@@ -32,7 +32,7 @@ from edge.results.document import Result
 from edge.results.publish import result_path
 from edge.service.daemon import Daemon
 from edge.service.serving import Serving, serving
-from edge.service.surroundings import Process, Surroundings
+from edge.service.surroundings import Next, Process, Surroundings, nobody
 from edge.service.watch import watch
 from edge.settle import State, Tell
 
@@ -79,7 +79,15 @@ class Reached:
     def __init__(self, stop: Event) -> None:
         self.stop, self.at_s = stop, 0.0
 
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell) -> Result:  # noqa: ARG002
+    def __call__(
+        self,
+        image: Path,
+        results_dir: Path | None,  # noqa: ARG002
+        *,
+        final: bool,  # noqa: ARG002
+        tell: Tell,  # noqa: ARG002
+        upcoming: Next = nobody,  # noqa: ARG002
+    ) -> Result:
         self.at_s = self.at_s or time.perf_counter()
         self.stop.set()
         raise InferenceFailed(f"{image.name}: only the way here was timed")
@@ -97,8 +105,10 @@ class Noting:
     images: int = 0
     timing_ms: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell) -> Result:
-        result = self.process(image, results_dir, final=final, tell=tell)
+    def __call__(
+        self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell, upcoming: Next = nobody
+    ) -> Result:
+        result = self.process(image, results_dir, final=final, tell=tell, upcoming=upcoming)
         self.images, self.timing_ms = self.images + 1, result.timing_ms
         return result
 

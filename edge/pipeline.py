@@ -62,6 +62,15 @@ class Made:
     kind: str | None = None  # of a refusal: the class of its error
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What was found in one image; its result is yet to be drawn and worded."""
+
+    image: PortalImage
+    found: Detection
+    aligned: Aligned | None
+
+
 Read = Callable[[Path, str], PortalImage]  # path, name
 
 
@@ -123,15 +132,31 @@ class Pipeline:
 
     def make(self, source: Source, *, final: bool = True) -> Made:
         """Make the result of one file. What is raised and what becomes a refusal is as when it is called."""
+        return self.begin(source, final=final)()
+
+    def begin(self, source: Source, *, final: bool = True) -> Callable[[], Made]:
+        """Look for the landmarks of one file; return what then draws and words its result, on any thread."""
         watch = Stopwatch(self.clock)
         try:
-            return self._made(source, watch)
+            seen = self._look(source, watch)
         except Refused as exc:
-            if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
-                raise
-            digest = source.sha256 or hash_file(source.path, source.name)
-            result = refusal(source.name, digest, str(exc), self.provenance(), watch.timing_ms)
-            return Made(result, kind=type(exc).__name__)
+            refused = self._refused(source, exc, watch, final=final)
+            return lambda: refused
+
+        def finish() -> Made:
+            try:
+                return self._made(source, seen, watch)
+            except Refused as exc:
+                return self._refused(source, exc, watch, final=final)
+
+        return finish
+
+    def _refused(self, source: Source, exc: Refused, watch: Stopwatch, *, final: bool) -> Made:
+        if not exc.writes_reason or (isinstance(exc, DamagedImage) and not final):
+            raise exc
+        digest = source.sha256 or hash_file(source.path, source.name)
+        result = refusal(source.name, digest, str(exc), self.provenance(), watch.timing_ms)
+        return Made(result, kind=type(exc).__name__)
 
     def provenance(self) -> Provenance:
         """Return what stands in every result; its key is that of no file yet."""
@@ -159,7 +184,7 @@ class Pipeline:
     def _rules(self) -> Rules:
         return Rules() if self.references is None else Rules(widest_interval_mm=self.references.widest_interval_mm)
 
-    def _made(self, source: Source, watch: Stopwatch) -> Made:
+    def _look(self, source: Source, watch: Stopwatch) -> _Seen:
         contract = self.engine.contract
         with watch.stage("read"):
             image = self.read(source.path, source.name)
@@ -172,13 +197,17 @@ class Pipeline:
         if reference is not None:
             with watch.stage("registration"):
                 aligned = align(image, found.landmarks, contract.kinds, reference, contract.release, self._rules())
-        outputs, notes = self._outputs(source, image, found, aligned, watch)
-        return Made(self._result(image, found.landmarks, aligned, outputs, notes, watch), outputs)
+        return _Seen(image, found, aligned)
+
+    def _made(self, source: Source, seen: _Seen, watch: Stopwatch) -> Made:
+        outputs, notes = self._outputs(source, seen, watch)
+        return Made(self._result(seen, outputs, notes, watch), outputs)
 
     def _outputs(
-        self, source: Source, image: PortalImage, found: Detection, aligned: Aligned | None, watch: Stopwatch
+        self, source: Source, seen: _Seen, watch: Stopwatch
     ) -> tuple[list[tuple[str, bytes]], tuple[str, ...]]:
         """Return the files that belong to the result, by name, and notes on what is missing."""
+        image, found, aligned = seen.image, seen.found, seen.aligned
         stem, kinds, shown = result_stem(source.name), self.engine.contract.kinds, shown_alignment(aligned)
         outputs = []
         if self.overlay:
@@ -200,14 +229,9 @@ class Pipeline:
         return Making(partial(derived_uid, str(said.key)), made_at, said.software, said.release)
 
     def _result(
-        self,
-        image: PortalImage,
-        landmarks: Sequence[Landmark],
-        aligned: Aligned | None,
-        outputs: Sequence[tuple[str, bytes]],
-        notes: tuple[str, ...],
-        watch: Stopwatch,
+        self, seen: _Seen, outputs: Sequence[tuple[str, bytes]], notes: tuple[str, ...], watch: Stopwatch
     ) -> Result:
+        image, landmarks, aligned = seen.image, seen.found.landmarks, seen.aligned
         return Result(
             status="ok" if landmarks else "no_landmarks",
             reason=None,

@@ -92,12 +92,14 @@ class Child:
 
     def ask(self, request: Message, *, within_s: float, most_bytes: int = HEADER_MOST_BYTES) -> Message:
         """Send a request and return its answer, whose blobs have at most ``most_bytes``; see `hear`."""
-        try:
+        self.tell(request, within_s=within_s)
+        return self.hear(within_s=within_s, most_bytes=most_bytes)
+
+    def tell(self, request: Message, *, within_s: float) -> None:
+        """Send a request whose answer is heard later."""
+        with suppress(OSError):  # it reads no more; `hear` says what it died of
             self._socket.settimeout(within_s)
             send(self._socket, request)
-        except OSError:  # it reads no more; what it died of is said below
-            pass
-        return self.hear(within_s=within_s, most_bytes=most_bytes)
 
     def hear(self, *, within_s: float, most_bytes: int = HEADER_MOST_BYTES) -> Message:
         """Return what the child says next; raise `ChildDied` if it dies, keeps silent or talks nonsense.

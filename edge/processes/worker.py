@@ -1,9 +1,12 @@
-"""The supervisor's side of the worker: one image at a time, a limit on its silence, a new one after a death."""
+"""The supervisor's side of the worker: one answer at a time, a limit on its silence, a new one after a death.
+
+While it answers for one image it can be told of the next, so that it need not wait for us between the two.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +42,25 @@ class Description:
     rebuild_for: tuple[str, ...] = ()  # what a rebuild on this machine would mend, part and value
 
 
+@dataclass(frozen=True)
+class Task:
+    """An image to look at: the file ``name``, whose claimed bytes lie in ``copy``.
+
+    ``made_at`` is the time that the DICOM outputs bear: the same for the same file, or a replay differs.
+    """
+
+    copy: Path
+    name: str
+    sha256: str
+    final: bool
+    made_at: datetime | None = None
+
+    def asked(self) -> Message:
+        """Return it as it travels."""
+        at = None if self.made_at is None else self.made_at.isoformat()
+        return Message({"do": "make", **vars(self), "copy": str(self.copy), "made_at": at})
+
+
 class Worker:
     """A process that makes results: `open` it, or use it in a ``with``, on the thread that goes on using it.
 
@@ -57,6 +79,7 @@ class Worker:
         self._config = config
         self._command = command
         self._child: Child | None = None
+        self._ahead: Task | None = None  # that the child was told of, and whose answer was not heard yet
         self._description: Description | None = None
 
     def __enter__(self) -> Self:
@@ -90,20 +113,27 @@ class Worker:
             )
         self._child, self._description = child, description
 
-    def make(self, copy: Path, name: str, sha256: str, *, final: bool, made_at: datetime | None = None) -> Made:
-        """Return what is to be published of the file ``name``, whose claimed bytes lie in ``copy``.
+    def make(self, task: Task, then: Callable[[], Task | None] = lambda: None) -> Made:
+        """Return what is to be published of a file; the worker goes on with what ``then`` gives, if it gives one.
 
-        ``made_at`` is the time that the DICOM outputs bear: the same for the same file, or a replay differs.
+        ``then`` is asked while the worker is busy with the file. Make that task next, or its answer is thrown away.
 
         Raises what `edge.pipeline.Pipeline.make` raises, `ReaderDied`, `WorkerDied` and `DeviceLost`.
         """
+        within_s = self._config.read_s + self._config.infer_s
         self.open()
-        asked: dict[str, Any] = {"do": "make", "path": str(copy), "name": name, "sha256": sha256, "final": final}
-        asked["made_at"] = None if made_at is None else made_at.isoformat()
+        if self._ahead != task:
+            self._forget_ahead()
+            self._opened_child().tell(task.asked(), within_s=within_s)
+        self._ahead = then()
+        if self._ahead is not None:
+            self._opened_child().tell(self._ahead.asked(), within_s=within_s)
         try:
-            answer = self._ask(asked, self._config.read_s + self._config.infer_s)
+            answer = self._hear(within_s)
         except ChildDied as exc:
-            raise WorkerDied(f"{name}: the process that looked for its landmarks {exc}; it is started anew") from exc
+            raise WorkerDied(
+                f"{task.name}: the process that looked for its landmarks {exc}; it is started anew"
+            ) from exc
         document, *outputs = answer.blobs
         result = Result.model_validate_json(bytes(document))
         named = list(zip(answer.header["outputs"], map(bytes, outputs), strict=True))
@@ -115,8 +145,10 @@ class Worker:
         Raises `DeviceLost` where that cannot be told just now.
         """
         self.open()
+        self._forget_ahead()
+        self._opened_child().tell(Message({"do": "golden"}), within_s=self._config.infer_s)
         try:
-            answer = self._ask({"do": "golden"}, self._config.infer_s)
+            answer = self._hear(self._config.infer_s)
         except ChildDied as exc:
             raise DeviceLost(f"the worker {exc} over the golden images; it is tried again") from exc
         return GoldenDrift(tuple(KindDrift(**kind) for kind in answer.header["kinds"]))
@@ -131,7 +163,7 @@ class Worker:
         """End the process, which gives its device back. Closing twice is once."""
         if self._child is not None:
             self._child.close()
-        self._child = None
+        self._child = self._ahead = None
 
     def _opened(self) -> tuple[Child, Description]:
         self.starts += 1
@@ -161,11 +193,22 @@ class Worker:
         mends = tuple(said.get("rebuild_for", ()))
         return Description(provenance.release, provenance.engine_warnings, provenance, contract, mends)
 
-    def _ask(self, asked: dict[str, Any], within_s: float) -> Message:
+    def _opened_child(self) -> Child:
         assert self._child
+        return self._child
+
+    def _forget_ahead(self) -> None:
+        """Have the worker free for something else than what it was told of; it is open then, too."""
+        if self._ahead is not None:
+            self._ahead = None
+            with suppress(ChildDied, EdgeError):  # whose turn comes, and is told then
+                self._hear(self._config.read_s + self._config.infer_s)
+            self.open()
+
+    def _hear(self, within_s: float) -> Message:
         try:
             with self._waiting(within_s):
-                answer = self._child.ask(Message(asked), within_s=within_s, most_bytes=RESULT_MOST_BYTES)
+                answer = self._opened_child().hear(within_s=within_s, most_bytes=RESULT_MOST_BYTES)
         except ChildDied:
             self.close()
             raise

@@ -1,13 +1,18 @@
 """The process that finds landmarks: opens the engine, has images read by a process of its own, and publishes nothing.
 
-`edge.processes.worker` starts it. Everything runs on the main thread, to which a device's context belongs.
+`edge.processes.worker` starts it. Whatever touches a device runs on the main thread, to which its context belongs. A
+second thread draws, words and sends each answer, in the order of the requests, while the main one is at the next
+image.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +26,7 @@ from edge.constancy import KindDrift
 from edge.contract import Contract, KindContract
 from edge.engines import LINE_TOLERANCE_NET_PX, Engine, golden_answers, open_configured
 from edge.errors import DeviceLost, EdgeError, InferenceFailed
-from edge.pipeline import Pipeline, Source
+from edge.pipeline import Made, Pipeline, Source
 from edge.processes.child import Blob, Parent
 from edge.processes.reader_process import ReaderLimits, ReaderProcess
 
@@ -39,8 +44,26 @@ def main(parent: Parent) -> None:
             parent.answer(said(exc))
             return
         parent.answer(opened(pipeline))
-        for request in requests:
-            parent.answer(*answer(request.header, pipeline))
+        with _answering(parent) as answer_with:
+            for request in requests:
+                answer_with(begin(request.header, pipeline))
+
+
+@contextmanager
+def _answering(parent: Parent) -> Iterator[Callable[[Callable[[], Answer]], object]]:
+    """Give a function that has an answer made and sent, one after the other, on a thread of their own."""
+
+    def send(make: Callable[[], Answer]) -> None:
+        try:
+            parent.answer(*make())
+        except ConnectionError:  # the parent is gone, or wants no more answers
+            return
+        except BaseException:  # noqa: BLE001 - nobody waits for this thread, and whoever waits for its answer must not
+            traceback.print_exc()
+            os._exit(1)
+
+    with ThreadPoolExecutor(1, "answers") as thread:
+        yield lambda make: thread.submit(send, make)
 
 
 def _opened(config: Config, held: ExitStack) -> Pipeline:
@@ -62,24 +85,37 @@ def opened(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
-    """Do what is asked, and return header and blobs: of a made result, of the drift, or of an error."""
+def begin(asked: dict[str, Any], pipeline: Pipeline) -> Callable[[], Answer]:
+    """Do of what is asked what needs the device; return what gives header and blobs.
+
+    They are of a made result, of the drift, or of an error.
+    """
     try:
         if asked["do"] == "golden":
-            return {"kinds": [asdict(kind) for kind in golden_drift(pipeline.engine)]}, ()
-        return _make(asked, pipeline)
+            drift = golden_drift(pipeline.engine)
+            return lambda: ({"kinds": [asdict(kind) for kind in drift]}, ())
+        finish = pipeline.begin(_source(asked), final=asked["final"])
     except InferenceFailed as exc:
         # after a fault a device's context answers nothing any more: what holds one is given up with its process
-        return said(DeviceLost(str(exc)) if holds_device(pipeline.engine.backend) else exc), ()
+        error = DeviceLost(str(exc)) if holds_device(pipeline.engine.backend) else exc
+        return lambda: (said(error), ())
     except EdgeError as exc:
-        return said(exc), ()
+        told = said(exc)
+        return lambda: (told, ())
+    return lambda: _answer(finish)
 
 
-def _make(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
+def _source(asked: dict[str, Any]) -> Source:
     at = asked.get("made_at")
     made_at = None if at is None else datetime.fromisoformat(at)
-    source = Source(Path(asked["path"]), asked["name"], asked["sha256"], made_at)
-    made = pipeline.make(source, final=asked["final"])
+    return Source(Path(asked["copy"]), asked["name"], asked["sha256"], made_at)
+
+
+def _answer(finish: Callable[[], Made]) -> Answer:
+    try:
+        made = finish()
+    except EdgeError as exc:
+        return said(exc), ()
     names = [name for name, _ in made.outputs]
     return {"outputs": names, "kind": made.kind}, [made.result.to_json(), *(data for _, data in made.outputs)]
 

@@ -17,7 +17,7 @@ from edge.results.publish import image_name, is_done, read_result, result_path
 from edge.service.actions import Action, action_for, log_error
 from edge.service.audit_log import facts_of
 from edge.service.state import Space
-from edge.service.surroundings import Process, Surroundings
+from edge.service.surroundings import Process, Surroundings, Upcoming, nobody
 from edge.service.tracking import Served, Tracking
 from edge.settle import CRASHES_MOST, Happening, State, Tell, Tracked, final_from_s
 from edge.source_file import demand_not_too_large
@@ -84,7 +84,8 @@ class Attempts:
             result = self.process.refuse(image, results_dir, _why_not_again(image, tracked), tell)
             self._know(index, path, kind=tracked.kind)
         else:
-            result = self.process(image, results_dir, final=final, tell=tell)
+            upcoming = self._upcoming if self._is_above_suspicion(tracked) else nobody
+            result = self.process(image, results_dir, final=final, tell=tell, upcoming=upcoming)
         if served.files[path].state is not State.PUBLISHED:
             tell(Happening.PUBLISHED)
         if self.around.audit:
@@ -92,6 +93,20 @@ class Attempts:
             self.around.audit.append([facts_of(event, result.model_dump())], self.around.now())
         self.space.sufficed()
         return result
+
+    def _is_above_suspicion(self, tracked: Tracked) -> bool:
+        """Tell whether a file may share the worker with the next one: of two in hand, nobody knows who ended it."""
+        return not (tracked.crashes or self.lost or self.suspects)
+
+    def _upcoming(self) -> Upcoming | None:
+        if (found := self.tracking.upcoming()) is None:
+            return None
+        index, path = found
+        served = self.tracking.served[index]
+        tracked = served.files[path]
+        if not self._is_above_suspicion(tracked):
+            return None
+        return Upcoming(Path(path), self.around.clock() >= final_from_s(tracked, served.patience))
 
     def _tell(self, index: int, path: str) -> Tell:
         def tell(happening: Happening, **facts: str) -> None:

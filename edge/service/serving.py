@@ -72,6 +72,7 @@ class Serving:
         self._port = metrics_port
         self._log = log
         self._worker: Worker | None = None
+        self._process: SupervisedProcess | None = None
 
     def open(self, config: Config) -> Process:
         """Open the release of a configuration in a worker; the one before ends when this one is ready."""
@@ -87,7 +88,8 @@ class Serving:
         self.close()
         self._worker = worker
         most_bytes = config.largest_file_mb * 2**20
-        return SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive, self._first_seen)
+        self._process = SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive, self._first_seen)
+        return self._process
 
     def reopened(self, config: Config) -> tuple[Config, Process]:
         """Open the worker of a configuration that was read anew; raise `Stop`, and keep the old one, if that fails."""
@@ -110,7 +112,9 @@ class Serving:
         return None if known is None else known.first_seen_utc.astimezone(local_zone())
 
     def close(self) -> None:
-        """End the worker."""
+        """End the worker, and let go of what it was to have next."""
+        if self._process:
+            self._process.close()
         if self._worker:
             self._worker.close()
 

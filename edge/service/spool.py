@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,17 +89,22 @@ def claimed(
         if _free_bytes(spool) < before.size_bytes + keep_free_bytes:
             raise _full(spool)
         copy, file = _created(spool)
-        try:
+        with ExitStack() as held:
+            held.callback(_remove, copy)
             with os.fdopen(file, "wb", buffering=0) as target:
                 digest = hashlib.sha256()
                 for piece in pieces(source, image, before, name):
                     digest.update(piece)
                     _write(target.fileno(), piece, spool)
                     progress()
-            yield Claimed(copy, digest.hexdigest(), before)
-        finally:
-            with suppress(OSError):  # a start removes what stays
-                copy.unlink()
+            kept = held.pop_all()
+    with kept:  # the file itself is closed: a claim that waits for its turn holds up nobody who unmounts the share
+        yield Claimed(copy, digest.hexdigest(), before)
+
+
+def _remove(copy: Path) -> None:
+    with suppress(OSError):  # a start removes what stays
+        copy.unlink()
 
 
 def _created(spool: Path) -> tuple[Path, int]:

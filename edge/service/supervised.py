@@ -1,27 +1,34 @@
-"""What the daemon has done with each settled file: claim -> the worker makes -> publish."""
+"""What the daemon has done with each settled file: claim -> the worker makes -> publish.
+
+The file that most likely comes next is claimed, and the worker told of it, before the one in hand is published: what
+the worker then makes of it waits for the file's own turn, at which everything about it is asked anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from edge.errors import EdgeError
 from edge.pipeline import Made, facts_of_refusal, local_time, publish_made, refusal
-from edge.processes.worker import Description
+from edge.processes.worker import Description, Task
 from edge.results.document import Result
 from edge.results.publish import claim_name, image_name, result_path
 from edge.service.spool import claimed
-from edge.settle import Happening, Tell
-from edge.source_file import demand_unchanged, hash_file, nothing
+from edge.service.surroundings import Next, Upcoming, nobody
+from edge.settle import Happening, Signature, Tell
+from edge.source_file import demand_unchanged, hash_file, nothing, signature
 
 
 class Maker(Protocol):
     """What `edge.processes.worker.Worker` is to this file."""
 
-    def make(self, copy: Path, name: str, sha256: str, *, final: bool, made_at: datetime | None) -> Made:
-        """Return what is to be published of the file ``name``, whose claimed bytes lie in ``copy``."""
+    def make(self, task: Task, then: Callable[[], Task | None]) -> Made:
+        """Return what is to be published of a file; go on with what ``then`` gives meanwhile."""
         ...
 
     def describe(self) -> Description:
@@ -30,6 +37,16 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
+class _Claim:
+    """A file in the spool, for as long as ``held`` is open, and what the worker is told of it."""
+
+    image: Path
+    signature: Signature
+    task: Task
+    held: ExitStack
+
+
+@dataclass
 class SupervisedProcess:
     """The daemon's `edge.service.surroundings.Process`: nothing is parsed or inferred in this process.
 
@@ -43,23 +60,55 @@ class SupervisedProcess:
     largest_file_bytes: int
     progress: Callable[[], None] = nothing
     seen: Callable[[Path], datetime | None] = lambda _image: None  # when a file was first seen, in local time
+    _ahead: _Claim | None = field(default=None, init=False)
 
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell) -> Result:
+    def __call__(
+        self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell, upcoming: Next = nobody
+    ) -> Result:
         """Publish the result of ``image`` and return it; ``tell`` hears each step as it is taken.
 
         A refusal is published and returned too, but for a `DamagedImage` that is not ``final``, and for what is not
         an image, is too large or has no name of its own: those are raised. Raises `TryAgain`, `Stop`.
         """
         claim_name(image, result_path(image, results_dir))
-        name = image_name(image)
-        with claimed(image, self.spool, self.largest_file_bytes, self.progress) as claim:
-            tell(Happening.CLAIMED, sha256=claim.sha256)
-            made_at = self._made_at(image, claim.signature.mtime_ns)
-            made = self.worker.make(claim.copy, name, claim.sha256, final=final, made_at=made_at)
+        claim = self._taken(image, final=final)
+        with claim.held:
+            tell(Happening.CLAIMED, sha256=claim.task.sha256)
+            made = self.worker.make(claim.task, lambda: self._claimed_ahead(upcoming()))
         if made.result.status != "refused":
             tell(Happening.INFERRED, key=str(made.result.provenance.key))
-        demand_unchanged(image, claim.signature, name)
+        demand_unchanged(image, claim.signature, claim.task.name)
         return _published(made, image, results_dir, tell)
+
+    def close(self) -> None:
+        """Let go of what was claimed and had no turn."""
+        if self._ahead is not None:
+            self._ahead.held.close()
+        self._ahead = None
+
+    def _taken(self, image: Path, *, final: bool) -> _Claim:
+        """Return the claim that was made ahead, where it still is of this file as it is; else another one."""
+        ahead = self._ahead
+        if ahead and (ahead.image, ahead.task.final) == (image, final) and _is_unchanged(ahead):
+            self._ahead = None
+            return ahead
+        self.close()
+        return self._claimed(image, final=final)
+
+    def _claimed_ahead(self, upcoming: Upcoming | None) -> Task | None:
+        if upcoming is None:
+            return None
+        with suppress(EdgeError):  # its turn comes, and tells
+            self._ahead = self._claimed(upcoming.image, final=upcoming.final)
+            return self._ahead.task
+        return None
+
+    def _claimed(self, image: Path, *, final: bool) -> _Claim:
+        with ExitStack() as held:
+            claim = held.enter_context(claimed(image, self.spool, self.largest_file_bytes, self.progress))
+            made_at = self._made_at(image, claim.signature.mtime_ns)
+            task = Task(claim.copy, image_name(image), claim.sha256, final, made_at)
+            return _Claim(image, claim.signature, task, held.pop_all())
 
     def _made_at(self, image: Path, mtime_ns: int) -> datetime:
         changed = local_time(mtime_ns / 1e9)
@@ -72,6 +121,10 @@ class SupervisedProcess:
         digest = hash_file(image, name, self.progress)
         result = refusal(name, digest, reason, self.worker.describe().provenance)
         return _published(Made(result), image, results_dir, tell)
+
+
+def _is_unchanged(claim: _Claim) -> bool:
+    return signature(claim.image, claim.task.name) == claim.signature
 
 
 def _published(made: Made, image: Path, results_dir: Path | None, tell: Tell) -> Result:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,16 +23,33 @@ from edge.service.silence import local_zone
 from edge.settle import Tell
 
 
+class Upcoming(NamedTuple):
+    """A file whose turn most likely comes next, and whether more of it can still arrive then (``final``: no more)."""
+
+    image: Path
+    final: bool
+
+
+Next = Callable[[], Upcoming | None]
+
+
+def nobody() -> None:
+    """Know of no file that comes next."""
+
+
 class Process(Protocol):
     """Make and publish the result of one image: the seam to what reads and infers."""
 
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell) -> Result:
+    def __call__(
+        self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell, upcoming: Next = nobody
+    ) -> Result:
         """Publish the result of ``image`` beside it, or in the existing folder ``results_dir``, and return it.
 
         A refusal that writes its reason is published and returned like any result, but for one case: while ``final``
         is False the rest of the file may still be arriving, so `DamagedImage` is raised and nothing is published.
         Everything else that goes wrong is raised as an `EdgeError`. ``tell`` hears each step as it is taken, and may
-        raise `SpoolFull`, which is passed on.
+        raise `SpoolFull`, which is passed on. ``upcoming`` is a hint and no more: what it names may be begun with
+        once this image is claimed, to no effect before its own turn.
         """
 
     def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:

@@ -170,6 +170,15 @@ class Tracking:
             self.look_again(index, path)
         return (index, path) if self._is_stable(index, path) else None
 
+    def upcoming(self) -> tuple[int, str] | None:
+        """Return the file that `next_ready` most likely gives next; None: none, or one whose result is there."""
+        while self._ready:
+            answered, _, index, path = self._ready[0]
+            if self._is_stable(index, path):
+                return None if answered else (index, path)
+            heappop(self._ready)
+        return None
+
     def unfinished(self) -> int:
         """Return how many files are neither done nor refused."""
         return sum(number for state, number in self.counts.items() if state not in FINISHED)

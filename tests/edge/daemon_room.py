@@ -20,7 +20,7 @@ from edge.results.publish import claim_name, image_name, publish, read_result, r
 from edge.service.daemon import Daemon
 from edge.service.dropfolder import DropFolder
 from edge.service.journal import Entry, Journal
-from edge.service.surroundings import Surroundings
+from edge.service.surroundings import Next, Surroundings, Upcoming
 from edge.service.watch import watch
 from edge.settle import Happening, State, Tell
 
@@ -79,18 +79,20 @@ class Pipeline:
         self.clock = clock
         self.calls: list[tuple[str, bool]] = []  # (file name, final)
         self.times_s: list[float] = []
+        self.upcoming: list[Upcoming | None] = []  # what was said to come next, once a file was claimed
         self.raises: dict[str, Iterator[Exception | None]] = defaultdict(lambda: iter(()))
         self.takes_s = 0.0
         self.meanwhile = lambda: None
         self.after_publishing = lambda: None
 
-    def __call__(self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell) -> Result:
+    def __call__(self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell, upcoming: Next) -> Result:
         self.calls.append((image.name, final))
         self.times_s.append(self.clock())
         result = result_path(image, results_dir)
         claim_name(image, result)
         data = image.read_bytes()
         tell(Happening.CLAIMED, sha256=hashlib.sha256(data).hexdigest())
+        self.upcoming.append(upcoming())
         self.clock.now_s += self.takes_s
         self.meanwhile()
         if error := next(self.raises[image.name], None):

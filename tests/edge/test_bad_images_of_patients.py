@@ -101,7 +101,7 @@ def test_of_a_damaged_picture_neither(write):
 class Reading(Pipeline):
     """Stands in for the pipeline, but for reading."""
 
-    def __call__(self, image, results_dir, *, final, tell):
+    def __call__(self, image, results_dir, *, final, tell, upcoming):
         try:
             read_portal_image(image)
         except DamagedImage as exc:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from contextlib import closing
 
 import pytest
 
@@ -27,7 +28,8 @@ def test_what_the_journal_calls_done_outlives_a_power_loss(new_room, tmp_path, r
     try:
         (disk.at / "results").mkdir()
         room = new_room(results_dir=disk.at / "results", settings={"state_dir": str(disk.at / "state")})
-        account, recovery_s = _loses_power(room, disk, count)
+        with closing(room):  # or whatever goes wrong would be hidden behind a disk in use
+            account, recovery_s = _loses_power(room, disk, count)
     finally:
         disk.unmount()
     record(fault, count, account, recovery_s)

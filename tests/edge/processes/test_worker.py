@@ -5,6 +5,7 @@ import select
 import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from edge.errors import (
     WorkerDied,
 )
 from edge.pipeline import Pipeline, Source
-from edge.processes.worker import OPEN_S, Worker
+from edge.processes.worker import OPEN_S, Task, Worker
 
 HOURS = ClinicHours(begin=time(7), end=time(18))
 
@@ -52,7 +53,11 @@ def worker(config):
 
 
 def make(worker, path, final=True):
-    return worker.make(path, "X.dcm", sha256(path.read_bytes()), final=final)
+    return worker.make(task(path, final))
+
+
+def task(path, final=True):
+    return Task(path, "X.dcm", sha256(path.read_bytes()), final)
 
 
 def untimed(made):
@@ -92,7 +97,7 @@ def test_what_is_no_image_is_raised(worker, write):
 
 def test_a_copy_that_is_not_what_was_claimed_is_tried_again(worker, write, dicom, collimated):
     with pytest.raises(ImageUnreadable, match="not what was claimed"):
-        worker.make(write(dicom(collimated())), "X.dcm", "0" * 64, final=True)
+        worker.make(Task(write(dicom(collimated())), "X.dcm", "0" * 64, final=True))
 
 
 def test_whoever_must_be_patient_hears_how_long_a_wait_may_take(config, write, dicom, collimated):
@@ -231,6 +236,7 @@ PROVENANCE = {
 
 
 OPEN = "parent.answer(opened)\n"
+TASK, NEXT, OTHER = (Task(Path(f"/{name}"), f"{name}.dcm", "0" * 64, final=True) for name in "XYZ")
 
 
 @pytest.fixture
@@ -251,7 +257,7 @@ def faked(tmp_path, contract):
 
 def fails(worker, kind):
     with pytest.raises(EdgeError) as caught:
-        worker.make(Path("/copy"), "X.dcm", "0" * 64, final=True)
+        worker.make(TASK)
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -278,6 +284,73 @@ def test_a_worker_that_lost_its_device_is_started_anew(faked):
     assert fails(worker, DeviceLost) == "the GPU failed"
     assert fails(worker, DeviceLost) == "the GPU failed"
     assert worker.starts == 2
+
+
+# --- the image that most likely comes next ---
+
+
+NAMES_ITS_TASK = "    parent.answer({'error': 'DamagedImage', 'message': r.header['name'] + ' from ' + str(start)})"
+ECHOES = f"{OPEN}for r in requests:\n{NAMES_ITS_TASK}"
+
+
+def answers(worker, task, then=None):
+    with pytest.raises(DamagedImage) as caught:
+        worker.make(task, lambda: then)
+    return str(caught.value)
+
+
+def test_an_image_that_the_worker_was_told_of_is_not_asked_twice(faked):
+    number = "n.append(1) or len(n)"
+    counts = f"    parent.answer({{'error': 'DamagedImage', 'message': r.header['name'] + ' ' + str({number})}})"
+    worker = faked(f"{OPEN}n = []\nfor r in requests:\n{counts}")
+    told = [answers(worker, TASK, NEXT), answers(worker, NEXT, OTHER), answers(worker, OTHER)]
+    assert told == ["X.dcm 1", "Y.dcm 2", "Z.dcm 3"]
+
+
+def test_an_image_that_did_not_come_next_has_its_answer_thrown_away(faked):
+    worker = faked(ECHOES)
+    assert answers(worker, TASK, NEXT) == "X.dcm from 1"
+    assert answers(worker, OTHER, NEXT) == "Z.dcm from 1"
+    assert answers(worker, NEXT) == "Y.dcm from 1"
+
+
+def test_a_worker_that_died_of_nobody_knows_what_is_told_again(faked):
+    worker = faked(f"{OPEN}for r in requests:\n{NAMES_ITS_TASK}\n    if start == 1: os._exit(1)")
+    assert answers(worker, TASK, NEXT) == "X.dcm from 1"
+    await_end(pid(worker))
+    assert answers(worker, NEXT) == "Y.dcm from 2"
+
+
+def test_a_worker_that_dies_over_an_image_that_did_not_come_next_blames_nobody(faked):
+    worker = faked(f"{OPEN}for r in requests:\n    if r.header['name'] == 'Y.dcm': os._exit(1)\n{NAMES_ITS_TASK}")
+    assert answers(worker, TASK, NEXT) == "X.dcm from 1"
+    assert answers(worker, OTHER) == "Z.dcm from 2"
+
+
+def test_the_golden_images_come_between_two_images(worker, write, dicom, collimated):
+    path = write(dicom(collimated()))
+    first = worker.make(task(path), lambda: replace(task(path), name="Y.dcm"))
+    assert max(kind.shift_net_px for kind in worker.check_golden().kinds) == 0
+    second = worker.make(replace(task(path), name="Y.dcm"))
+    assert (first.result.image.name, second.result.image.name) == ("X.dcm", "Y.dcm")
+
+
+def test_images_one_after_the_other_are_what_each_is_alone(worker, write, dicom, collimated):
+    tasks = [replace(task(write(dicom(collimated(), PatientID=str(n)), f"{n}.dcm")), name=f"{n}.dcm") for n in range(4)]
+    alone = [untimed(worker.make(one)) for one in tasks]
+    in_a_row = [untimed(worker.make(one, lambda at=at: [*tasks, None][at + 1])) for at, one in enumerate(tasks)]
+    assert in_a_row == alone
+    assert worker.starts == 1
+
+
+def test_a_fault_of_ours_over_an_answer_ends_the_worker(config, tmp_path, write, dicom, collimated):
+    code = (
+        "import sys; from edge.processes import worker_child as child; from edge.processes.child import Parent\n"
+        "child._answer = lambda finish: 1 / 0\n"
+        "child.main(Parent(sys.argv[1:]))"
+    )
+    with Worker(config, command=("-c", code)) as worker, pytest.raises(WorkerDied, match="ended with status 1"):
+        make(worker, write(dicom(collimated())))
 
 
 def test_other_errors_keep_the_process(faked):

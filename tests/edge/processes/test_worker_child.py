@@ -12,7 +12,7 @@ from edge.contract import read_contract
 from edge.engines import LINE_TOLERANCE_NET_PX, SHIPPED_RELEASE, Engine, Golden, open_configured
 from edge.errors import InferenceFailed
 from edge.pipeline import Pipeline
-from edge.processes.worker_child import answer, golden_drift
+from edge.processes.worker_child import begin, golden_drift
 from edge.signature import generate_key, sign
 from edge.store import Store
 
@@ -50,10 +50,10 @@ class OnHost(OnDevice):
 @pytest.mark.parametrize("does", ["make", "golden"])
 def test_a_device_that_fails_is_lost_and_a_processor_is_not(contract, write, dicom, collimated, does, backend, kind):
     path = write(dicom(collimated()))
-    asked = {"do": does, "path": str(path), "name": "X.dcm", "sha256": None, "final": True}
+    asked = {"do": does, "copy": str(path), "name": "X.dcm", "sha256": None, "final": True}
     golden = Golden(np.zeros((1, 1, 1, 48, 48), np.float32), np.zeros((1, 2, 4, 3), np.float32))
     engine = Engine(backend, contract(), "c" * 64, golden=golden)
-    header, blobs = answer(asked, Pipeline(engine, "d" * 64))
+    header, blobs = begin(asked, Pipeline(engine, "d" * 64))()
     assert (header["error"], blobs) == (kind, ())
     assert "GPU failed" in header["message"]
 

@@ -9,6 +9,7 @@ from edge.errors import (
     ImageUnreadable,
     NotAnImage,
     ResultsNotWritable,
+    WorkerDied,
 )
 from edge.results.publish import read_result
 from edge.service.daemon import Daemon
@@ -294,3 +295,39 @@ def test_of_two_images_with_one_result_name_the_first_keeps_it(room):
     assert read_result(room.drop / "X.landmarks.json")["image"]["name"] == "X.dcm"
     refused = [entry for entry in room.log.entries if entry["event"] == "refused"]
     assert [(entry["image"], entry["error"]) for entry in refused] == [("X", "ResultNameTaken")]
+
+
+# what is begun with before its turn
+
+
+def upcoming(room):
+    return [named and (named.image.name, named.final) for named in room.pipeline.upcoming]
+
+
+def test_the_file_that_is_first_seen_next_is_named_ahead(room):
+    for name in ("b", "a", "c"):
+        room.put(name)
+    room.run_for(100)
+    names = [name for name, _ in room.pipeline.calls]
+    assert upcoming(room) == [(names[1], False), (names[2], False), None]
+
+
+def test_a_file_whose_result_may_be_there_is_not_named_ahead(room):
+    room.put("b")
+    room.run_for(100)
+    room.restart(meanwhile=lambda: (room.put("a"), room.journal_path.unlink()))
+    room.run_for(100)
+    assert room.pipeline.calls == [("a", False)]
+    assert upcoming(room) == [None, None]
+
+
+def test_after_a_death_a_file_has_the_worker_to_itself_until_it_has_its_result(room):
+    room.pipeline.raises["a"] = iter([WorkerDied("a: for the test")])
+    for name in ("a", "b", "c"):
+        room.put(name)
+    room.run_for(300)
+    turns = list(zip([name for name, _ in room.pipeline.calls], upcoming(room), strict=True))
+    assert turns[-1] == ("a", None)
+    after_its_death = turns[turns.index(next(turn for turn in turns if turn[0] == "a")) + 1 :]
+    assert ("a", False) not in [named for _, named in after_its_death]
+    assert room.result("a")["status"] == "ok"

@@ -19,6 +19,7 @@ from edge.pipeline import Pipeline, Source
 from edge.processes.worker import Description
 from edge.service.spool import clear_spool
 from edge.service.supervised import SupervisedProcess
+from edge.service.surroundings import Upcoming
 from edge.settle import NEXT, Happening, State
 
 CONFIG = "d" * 64
@@ -32,11 +33,13 @@ class WorkerHere:
     pipeline: Pipeline
     meanwhile: object = staticmethod(lambda _copy: None)
     seen: list = field(default_factory=list)
+    ahead: list = field(default_factory=list)
 
-    def make(self, copy, name, sha256, *, final, made_at):
-        self.seen.append(copy)
-        self.meanwhile(copy)
-        return self.pipeline.make(Source(copy, name, sha256, made_at), final=final)
+    def make(self, task, then):
+        self.seen.append(task.copy)
+        self.ahead.append(then())
+        self.meanwhile(task.copy)
+        return self.pipeline.make(Source(task.copy, task.name, task.sha256, task.made_at), final=task.final)
 
     def describe(self):
         provenance = self.pipeline.provenance()
@@ -176,6 +179,68 @@ def test_a_file_too_large_is_refused_unread_and_gets_no_result(process, worker, 
         process(image, None, final=True, tell=told)
     assert names(image.parent) == ["X.dcm"]
     assert (told.heard, worker.seen) == ([], [])
+
+
+# --- the file that most likely comes next ---
+
+
+@pytest.fixture
+def other(image, dicom, collimated):
+    path = image.with_name("Y.dcm")
+    path.write_bytes(dicom(collimated(), PatientID="other"))
+    return path
+
+
+def comes_next(path, *, final=True):
+    return lambda: Upcoming(path, final)
+
+
+def test_the_next_file_is_claimed_while_the_worker_has_the_first(process, worker, image, other, told, tmp_path):
+    process(image, None, final=True, tell=told, upcoming=comes_next(other))
+    assert names(image.parent) == ["X.dcm", "X.landmarks.json", "X.landmarks.png", "Y.dcm"]
+    task = worker.ahead[0]
+    assert (task.name, task.sha256) == ("Y.dcm", sha256(other))
+    process(other, None, final=True, tell=type(told)())
+    assert worker.seen == [worker.seen[0], task.copy]
+    assert names(process.spool) == []
+
+
+def test_a_next_file_that_changed_is_claimed_anew(process, worker, image, other, told):
+    process(image, None, final=True, tell=told, upcoming=comes_next(other))
+    other.write_bytes(image.read_bytes())
+    result = process(other, None, final=True, tell=type(told)())
+    assert result.image.sha256 == sha256(image)
+    assert worker.seen[1] != worker.ahead[0].copy
+    assert names(process.spool) == []
+
+
+def test_a_next_file_whose_rest_can_no_longer_arrive_is_claimed_anew(process, worker, image, other, told):
+    process(image, None, final=True, tell=told, upcoming=comes_next(other, final=False))
+    process(other, None, final=True, tell=type(told)())
+    assert worker.seen[1] != worker.ahead[0].copy
+
+
+def test_a_next_file_that_cannot_be_claimed_waits_for_its_turn(process, worker, image, told):
+    process(image, None, final=True, tell=told, upcoming=comes_next(image.with_name("gone.dcm")))
+    assert worker.ahead == [None]
+    assert told.state is State.PUBLISHED
+
+
+def test_another_file_than_expected_lets_go_of_the_claim(process, worker, image, other, told):
+    process(image, None, final=True, tell=told, upcoming=comes_next(other))
+    process(image, None, final=True, tell=type(told)())
+    assert names(process.spool) == []
+
+
+def test_what_had_no_turn_is_let_go_of_at_the_end(process, image, other, told):
+    process(image, None, final=True, tell=told, upcoming=comes_next(other))
+    assert len(names(process.spool)) == 1
+    process.close()
+    process.close()
+    assert names(process.spool) == []
+
+
+# --- what needs no worker ---
 
 
 def test_a_reason_that_stands_already_can_be_published(process, worker, image, told):

@@ -47,7 +47,7 @@ def note(what, image, data):
     line = {"what": what, "image": str(image.relative_to(drop)), "sha256": hashlib.sha256(data).hexdigest()}
     os.write(notes, (json.dumps(line) + "\\n").encode())
 
-def process(image, results_dir, *, final, tell):
+def process(image, results_dir, *, final, tell, upcoming):
     path = result_path(image, results_dir)
     claim_name(image, path)
     data = image.read_bytes()
