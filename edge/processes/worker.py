@@ -100,14 +100,18 @@ class Worker:
         self.open()
         asked: dict[str, Any] = {"do": "make", "path": str(copy), "name": name, "sha256": sha256, "final": final}
         asked["made_at"] = None if made_at is None else made_at.isoformat()
-        try:
-            answer = self._ask(asked, self._config.read_s + self._config.infer_s)
-        except ChildDied as exc:
-            raise WorkerDied(f"{name}: the process that looked for its landmarks {exc}; it is started anew") from exc
+        answer = self._ask_of_file(asked, name)
         document, *outputs = answer.blobs
         result = Result.model_validate_json(bytes(document))
         named = list(zip(answer.header["outputs"], map(bytes, outputs), strict=True))
         return Made(result, named, answer.header["kind"])
+
+    def key(self, copy: Path, name: str, sha256: str) -> str | None:
+        """Return the key that the result of a file would have, were it not refused. Raises as `make` does."""
+        self.open()
+        answer = self._ask_of_file({"do": "key", "path": str(copy), "name": name, "sha256": sha256}, name)
+        key: str | None = answer.header["key"]
+        return key
 
     def check_golden(self) -> GoldenDrift:
         """Run the golden images through the live engine, and say how far its answers now lie from theirs.
@@ -160,6 +164,12 @@ class Worker:
             raise BackendFailed("the worker is of another version than this service; restart the service") from exc
         mends = tuple(said.get("rebuild_for", ()))
         return Description(provenance.release, provenance.engine_warnings, provenance, contract, mends)
+
+    def _ask_of_file(self, asked: dict[str, Any], name: str) -> Message:
+        try:
+            return self._ask(asked, self._config.read_s + self._config.infer_s)
+        except ChildDied as exc:
+            raise WorkerDied(f"{name}: the process that looked for its landmarks {exc}; it is started anew") from exc
 
     def _ask(self, asked: dict[str, Any], within_s: float) -> Message:
         assert self._child

@@ -67,6 +67,8 @@ def answer(asked: dict[str, Any], pipeline: Pipeline) -> Answer:
     try:
         if asked["do"] == "golden":
             return {"kinds": [asdict(kind) for kind in golden_drift(pipeline.engine)]}, ()
+        if asked["do"] == "key":
+            return {"key": pipeline.key_of(Source(Path(asked["path"]), asked["name"], asked["sha256"]))}, ()
         return _make(asked, pipeline)
     except InferenceFailed as exc:
         # after a fault a device's context answers nothing any more: what holds one is given up with its process

@@ -1,0 +1,123 @@
+"""The distributed engine that a run uses: one of this machine's cores, which ends with the run, or an existing one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, Security
+
+from edge import __version__
+from edge.archive.held_engine import HeldEngine, open_engine, software
+from edge.archive.order import Order, Unfit
+
+CONNECT_S = 15.0
+WORKERS_S = 60.0
+OPEN_S = 900.0  # of engines on all workers: TensorRT-RTX compiles kernels when it opens a plan
+LOST_MOST = 3  # workers that a batch may outlive; then its images are tried one by one
+OURS_ALONE = {  # whatever a user's Dask configuration says: nobody else is served, nothing is shown
+    "distributed.scheduler.allowed-failures": LOST_MOST,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.diagnostics.nvml": False,
+}
+
+
+@contextmanager
+def embedded(workers: int) -> Iterator[Client]:
+    """Start workers on this machine, reachable on loopback and with the keys of this run only; end them with the block.
+
+    Without keys, any user of the machine could have the scheduler run code as this one.
+    """
+    quiet = logging.getLogger("distributed")
+    before = quiet.level
+    with dask.config.set(OURS_ALONE):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            security=Security.temporary(),
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # or port 8787 is asked for
+            memory_limit=0,  # what an image may take is the reader's to say
+            silence_logs=logging.CRITICAL,
+        )
+        try:
+            with cluster, Client(cluster, set_as_default=False) as client:
+                yield client
+        finally:
+            quiet.setLevel(before)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """Connect to a scheduler, by TLS where Dask's configuration has it; raise `Unfit` where it cannot do this work."""
+    try:
+        client = Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as exc:  # TypeError: tls:// without keys
+        raise Unfit(f"no scheduler answers at {address} ({exc}); check the address, and Dask's TLS settings") from exc
+    with client:
+        demand_same_versions(client)
+        demand_workers(client)
+        yield client
+
+
+def demand_same_versions(client: Client) -> None:
+    """Raise `Unfit` where scheduler or workers have another Python or Dask: what they send would be misread."""
+    found: Any = client.get_versions()
+    here = _versions(found["client"])
+    others = {"the scheduler": found["scheduler"]} | {f"the worker {a}": v for a, v in found["workers"].items()}
+    for who, versions in others.items():
+        if versions is None or _versions(versions) != here:
+            has = "an unknown version" if versions is None else _in_words(_versions(versions))
+            raise Unfit(f"{who} has {has}, the command {_in_words(here)}; install the same there")
+
+
+def demand_workers(client: Client) -> None:
+    """Raise `Unfit` where there are no workers, or not each has this version of the package and one thread."""
+    threads = client.nthreads()
+    if not threads:
+        raise Unfit("the scheduler has no workers; start some: dask worker ADDRESS --nthreads 1 --nworkers N")
+    for address, said in client.run(software, on_error="return").items():
+        if said != __version__:
+            has = f"landmarknet-edge {said}" if isinstance(said, str) else "no landmarknet-edge that can do this"
+            raise Unfit(f"the worker {address} has {has}, the command {__version__}; install the same there")
+    for address, count in threads.items():
+        if count != 1:
+            raise Unfit(
+                f"the worker {address} has {count} threads; start a process per core instead: --nthreads 1 --nworkers N"
+            )
+
+
+def opened_everywhere(client: Client, order: Order) -> tuple[str, ...]:
+    """Have every worker open its engine, and return their warnings; raise `Unfit`, `TryAgain`, a `TimeoutError`."""
+    client.register_plugin(HeldEngine(order))
+    asked = [
+        client.submit(open_engine, order.name, workers=[worker], allow_other_workers=False, pure=False)
+        for worker in client.nthreads()
+    ]
+    warnings = client.gather(asked)
+    return tuple(sorted({warning for said in warnings for warning in said}))
+
+
+def close_everywhere(client: Client, order: Order) -> None:
+    """Have every worker close its engine, after the image in hand."""
+    client.unregister_worker_plugin(order.name)
+
+
+def workers_left(client: Client) -> int:
+    """Return how many workers there are just now."""
+    return len(client.nthreads())
+
+
+def _versions(said: dict[str, dict[str, str]]) -> tuple[str, str]:
+    python = ".".join(said["packages"]["python"].split(".")[:2])
+    return python, said["packages"]["distributed"]
+
+
+def _in_words(versions: tuple[str, str]) -> str:
+    return f"Python {versions[0]} with distributed {versions[1]}"
