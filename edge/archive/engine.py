@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dask
@@ -15,8 +16,7 @@ from edge.archive.held_engine import HeldEngine, open_engine, software
 from edge.archive.order import Order, Unfit
 
 CONNECT_S = 15.0
-WORKERS_S = 60.0
-OPEN_S = 900.0  # of engines on all workers: TensorRT-RTX compiles kernels when it opens a plan
+POLL_S = 0.1
 LOST_MOST = 3  # workers that a batch may outlive; then its images are tried one by one
 OURS_ALONE = {  # whatever a user's Dask configuration says: nobody else is served, nothing is shown
     "distributed.scheduler.allowed-failures": LOST_MOST,
@@ -93,25 +93,39 @@ def demand_workers(client: Client) -> None:
             )
 
 
-def opened_everywhere(client: Client, order: Order) -> tuple[str, ...]:
-    """Have every worker open its engine, and return their warnings; raise `Unfit`, `TryAgain`, a `TimeoutError`."""
+def opened_everywhere(client: Client, order: Order, stopped: Callable[[], bool]) -> tuple[str, ...]:
+    """Have every worker open its engine, and return their warnings; those of workers that are lost are not waited for.
+
+    Ends early when ``stopped()``. Raises `Unfit` for a worker that cannot do this work, `TryAgain` for one that cannot
+    just now.
+    """
     client.register_plugin(HeldEngine(order))
-    asked = [
-        client.submit(open_engine, order.name, workers=[worker], allow_other_workers=False, pure=False)
+    asked = {
+        worker: client.submit(open_engine, order.name, workers=[worker], allow_other_workers=False, pure=False)
         for worker in client.nthreads()
-    ]
-    warnings = client.gather(asked)
-    return tuple(sorted({warning for said in warnings for warning in said}))
+    }
+    warnings: set[str] = set()
+    while asked and not stopped():
+        for worker in [worker for worker, future in asked.items() if future.done()]:
+            warnings.update(asked.pop(worker).result())
+        there = client.nthreads()
+        asked = {worker: future for worker, future in asked.items() if worker in there}
+        time.sleep(POLL_S)
+    return tuple(sorted(warnings))
 
 
 def close_everywhere(client: Client, order: Order) -> None:
-    """Have every worker close its engine, after the image in hand."""
-    client.unregister_worker_plugin(order.name)
+    """Have every worker close its engine, after the image in hand; not where they cannot be reached any more."""
+    with suppress(OSError, TimeoutError):
+        client.unregister_worker_plugin(order.name)
 
 
-def workers_left(client: Client) -> int:
-    """Return how many workers there are just now."""
-    return len(client.nthreads())
+def workers_left(client: Client) -> int | None:
+    """Return how many workers there are just now; None: the scheduler cannot be reached."""
+    try:
+        return len(client.nthreads())
+    except (OSError, TimeoutError):
+        return None
 
 
 def _versions(said: dict[str, dict[str, str]]) -> tuple[str, str]:

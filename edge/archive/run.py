@@ -93,6 +93,8 @@ def run(
     try:
         while not stopped():
             workers = workers_left(client)
+            if workers is None:
+                raise Ended("the scheduler cannot be reached any more")
             someone_s = clock() if workers else someone_s
             if clock() - someone_s > NOBODY_S:
                 raise Ended(f"no worker was there for {NOBODY_S:.0f} s; start some")

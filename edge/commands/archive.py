@@ -114,7 +114,7 @@ def _processed(
         client = held.enter_context(opened)
         order = Order(name, config, promise, mark, sample_of(entries[0]), embedded)
         held.callback(close_everywhere, client, order)
-        for warning in opened_everywhere(client, order):
+        for warning in opened_everywhere(client, order, stop.is_set):
             say(f"warning: {warning}")
         began_s = time.monotonic()
         tell = held.enter_context(_progress(len(entries), lambda: time.monotonic() - began_s))
