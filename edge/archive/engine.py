@@ -10,6 +10,7 @@ from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, Security
+from distributed.comm.addressing import get_address_host_port
 
 from edge import __version__
 from edge.archive.held_engine import HeldEngine, open_engine, software
@@ -32,9 +33,7 @@ def embedded(workers: int) -> Iterator[Client]:
 
     Without keys, any user of the machine could have the scheduler run code as this one.
     """
-    quiet = logging.getLogger("distributed")
-    before = quiet.level
-    with dask.config.set(OURS_ALONE):
+    with dask.config.set(OURS_ALONE), _quiet():
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -46,24 +45,56 @@ def embedded(workers: int) -> Iterator[Client]:
             memory_limit=0,  # what an image may take is the reader's to say
             silence_logs=logging.CRITICAL,
         )
-        try:
-            with cluster, Client(cluster, set_as_default=False) as client:
-                yield client
-        finally:
-            quiet.setLevel(before)
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
     """Connect to a scheduler, by TLS where Dask's configuration has it; raise `Unfit` where it cannot do this work."""
+    with _quiet():
+        demand_address(address, Security())
+        try:
+            client = Client(address, timeout=CONNECT_S, set_as_default=False)
+        except OSError as exc:
+            raise Unfit(
+                f"no scheduler answers at {address} ({exc}); check the address, and Dask's TLS settings"
+            ) from exc
+        with client:
+            demand_same_versions(client)
+            demand_workers(client)
+            yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave it to this command to say what a lost worker or scheduler means."""
+    names = ("distributed", "asyncio", "tornado")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError, TypeError) as exc:  # TypeError: tls:// without keys
-        raise Unfit(f"no scheduler answers at {address} ({exc}); check the address, and Dask's TLS settings") from exc
-    with client:
-        demand_same_versions(client)
-        demand_workers(client)
-        yield client
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def demand_address(address: str, security: Security) -> None:
+    """Raise `Unfit` for what no client can connect to; asked before, since a `Client` that fails over it lingers."""
+    try:
+        get_address_host_port(address, strict=True)
+    except ValueError as exc:
+        raise Unfit(f"{address} is no address; give one such as tls://HOST:8786") from exc
+    try:
+        keys = security.get_connection_args("client")["ssl_context"]
+    except OSError as exc:  # ssl's errors are
+        raise Unfit(f"the keys of Dask's TLS settings cannot be used ({exc}); see docs/archive.md") from exc
+    encrypted = address.startswith("tls://")
+    if encrypted and keys is None:
+        raise Unfit(f"{address} needs keys, and Dask's configuration names none; see docs/archive.md")
+    if security.require_encryption and not encrypted:
+        raise Unfit(f"Dask's configuration requires encryption, and {address} has none; give a tls:// address")
 
 
 def demand_same_versions(client: Client) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Order:
     config: Config
     promise: Promise
     mark: Path
-    sample: Sample
+    sample: Sample | None
     embedded: bool
     software: str = __version__
 
@@ -69,10 +69,13 @@ def promise_of(config: Config) -> Promise:
     return Promise(signed.contract.release, signed.contract_sha256, signed.manifest_sha256)
 
 
-def sample_of(entry: Entry) -> Sample:
-    """Return an image as this machine sees it."""
-    seen = signature(entry.image, image_name(entry.image))
-    return Sample(entry.image, seen.size_bytes, seen.mtime_ns)
+def sample_of(entries: Sequence[Entry]) -> Sample | None:
+    """Return the first image that can be looked at, as this machine sees it; None: there is none."""
+    for entry in entries:
+        with suppress(EdgeError):  # a link, say, which is left alone
+            seen = signature(entry.image, image_name(entry.image))
+            return Sample(entry.image, seen.size_bytes, seen.mtime_ns)
+    return None
 
 
 @contextmanager
@@ -80,11 +83,12 @@ def marked(results: Path, run: str, *, make: bool) -> Iterator[Path]:
     """Keep a file that says ``run`` in the folder of the results, made where asked; raise `ResultsNotWritable`."""
     if make:
         make_folder(results)
-    try:
-        with opened_folder(results) as folder, temporary(folder, run.encode()) as name:
-            yield results / name
-    except OSError as exc:
-        raise not_writable(results, exc) from exc
+    with ExitStack() as held:
+        try:
+            name = held.enter_context(temporary(held.enter_context(opened_folder(results)), run.encode()))
+        except OSError as exc:
+            raise not_writable(results, exc) from exc
+        yield results / name
 
 
 def demand_in_sight(order: Order) -> None:
@@ -98,14 +102,17 @@ def demand_in_sight(order: Order) -> None:
         raise Unfit(f"does not see the folder {where} that the command sees; mount the same share there, by that path")
     if not os.access(where, os.W_OK | os.X_OK):
         raise Unfit(f"cannot store results in {where}; let its user write there")
+    if order.sample:
+        _demand_seen(order.sample)
+
+
+def _demand_seen(sample: Sample) -> None:
     try:
-        seen = signature(order.sample.image, image_name(order.sample.image))
+        seen = signature(sample.image, image_name(sample.image))
     except EdgeError as exc:
-        raise Unfit(
-            f"cannot read {order.sample.image} ({exc}); mount the archive there, readable for its user"
-        ) from exc
-    if (seen.size_bytes, seen.mtime_ns) != (order.sample.size_bytes, order.sample.mtime_ns):
-        raise Unfit(f"sees another {order.sample.image} than the command; mount the same share there, by that path")
+        raise Unfit(f"cannot read {sample.image} ({exc}); mount the archive there, readable for its user") from exc
+    if (seen.size_bytes, seen.mtime_ns) != (sample.size_bytes, sample.mtime_ns):
+        raise Unfit(f"sees another {sample.image} than the command; mount the same share there, by that path")
 
 
 def demand_promised(found: Description, promise: Promise) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from distributed import Client, Future, wait
+from distributed.client import FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from edge.archive.engine import workers_left
@@ -20,6 +22,7 @@ from edge.errors import EdgeError
 IN_FLIGHT = 2  # batches per worker: one in hand, one waiting
 TICK_S = 1.0
 NOBODY_S = 120.0
+LOST = "the scheduler was restarted, or cannot be reached any more"
 KILLED = "every worker that had the file in hand was lost, so it is not opened again: check what was exported"
 
 Batch = tuple[Entry, ...]
@@ -94,7 +97,7 @@ def run(
         while not stopped():
             workers = workers_left(client)
             if workers is None:
-                raise Ended("the scheduler cannot be reached any more")
+                raise Ended(LOST)
             someone_s = clock() if workers else someone_s
             if clock() - someone_s > NOBODY_S:
                 raise Ended(f"no worker was there for {NOBODY_S:.0f} s; start some")
@@ -132,12 +135,15 @@ class _Work:
                 ended = wait(list(self._out), timeout=seconds, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             return []
+        except FuturesCancelledError as exc:
+            raise Ended(LOST) from exc
         return [told for future in ended for told in self._told(future)]
 
     def cancel(self) -> None:
         """Take back what is out; a batch in hand is ended after its image."""
-        if self._out:
-            self._client.cancel(list(self._out), force=True)
+        if self._out and self._client.status == "running":
+            with suppress(OSError, TimeoutError):
+                self._client.cancel(list(self._out), force=True)
         self._out.clear()
 
     def _send(self, batch: Batch, task: Callable[..., list[Told]], *arguments: object) -> None:
@@ -145,11 +151,13 @@ class _Work:
 
     def _told(self, future: Future[list[Told]]) -> Sequence[Told]:
         batch = self._out.pop(future)
+        if future.status == "cancelled":
+            raise Ended(LOST)
         if future.status == "finished":
-            told: list[Told] = future.result()
-            return told
-        if future.status != "error":
-            raise Ended("the scheduler lost what it was given: it was restarted, or cannot be reached")
+            return self._fetched(future)
+        if future.status != "error":  # its worker was lost with the answer: another one gives it
+            self._out[future] = batch
+            return []
         exc = future.exception()
         if isinstance(exc, KilledWorker):
             self._after_losses(batch)
@@ -158,6 +166,13 @@ class _Work:
             raise Ended(str(exc)) from exc
         reason = f"unforeseen fault ({type(exc).__name__}: {exc}); please report it"
         return [Told(entry.image, "failed", type(exc).__name__, reason) for entry in batch]
+
+    def _fetched(self, future: Future[list[Told]]) -> list[Told]:
+        try:
+            told: list[Told] = future.result()
+        except (OSError, FuturesCancelledError) as exc:
+            raise Ended(LOST) from exc
+        return told
 
     def _after_losses(self, batch: Batch) -> None:
         parts = apart(batch)

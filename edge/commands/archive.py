@@ -112,7 +112,7 @@ def _processed(
         remove_leftovers(results)
         mark = held.enter_context(marked(results, name, make=not results.exists()))
         client = held.enter_context(opened)
-        order = Order(name, config, promise, mark, sample_of(entries[0]), embedded)
+        order = Order(name, config, promise, mark, sample_of(entries), embedded)
         held.callback(close_everywhere, client, order)
         for warning in opened_everywhere(client, order, stop.is_set):
             say(f"warning: {warning}")

@@ -28,7 +28,7 @@ def new_held(image, quick_release):
 
         def new(promise=None, idle_s=100.0):
             order = Order(
-                RUN, config, promise or promise_of(config), mark, sample_of(Entry(image, None)), embedded=True
+                RUN, config, promise or promise_of(config), mark, sample_of([Entry(image, None)]), embedded=True
             )
             made.append(HeldEngine(order, idle_s))
             made[-1].setup(SimpleNamespace(address="tcp://here"))

@@ -22,7 +22,7 @@ def config(quick_release):
 def order(tmp_path, config):
     (tmp_path / "X.dcm").write_bytes(b"pixels")
     with marked(tmp_path, RUN, make=False) as mark:
-        yield Order(RUN, config, promise_of(config), mark, sample_of(Entry(tmp_path / "X.dcm", None)), embedded=False)
+        yield Order(RUN, config, promise_of(config), mark, sample_of([Entry(tmp_path / "X.dcm", None)]), embedded=False)
 
 
 def test_a_worker_that_sees_the_mark_and_the_sample_is_in_sight(order):
@@ -38,6 +38,11 @@ def test_the_mark_is_hidden_and_ours_and_goes_with_the_run(tmp_path):
 def test_a_folder_that_cannot_be_written_ends_the_run_before_it_begins(tmp_path):
     with pytest.raises(ResultsNotWritable), marked(tmp_path / "none", RUN, make=False):
         pass
+
+
+def test_an_error_of_the_run_is_not_taken_for_one_of_the_folder(tmp_path):
+    with pytest.raises(ConnectionError), marked(tmp_path, RUN, make=False):
+        raise ConnectionError
 
 
 @pytest.mark.parametrize("data", [None, b"landmarknet-edge-4567"])
@@ -72,6 +77,14 @@ def test_a_worker_with_the_promised_release_is_taken_and_one_with_another_is_unf
         hashes = {"contract_sha256": order.promise.contract_sha256, "manifest_sha256": None} | other
         with pytest.raises(Unfit, match=r"opened the release small-9, .* install the same release there"):
             demand_promised(described(release="small-9"), order.promise)
+
+
+def test_the_sample_is_an_image_that_can_be_looked_at(tmp_path):
+    (tmp_path / "X.dcm").write_bytes(b"pixels")
+    (tmp_path / "A.dcm").symlink_to(tmp_path / "X.dcm")
+    link, image = (Entry(tmp_path / name, None) for name in ("A.dcm", "X.dcm"))
+    assert sample_of([link, image]).image == image.image
+    assert sample_of([link]) is None
 
 
 def test_the_promise_is_what_the_configuration_names(config, quick_release, tmp_path):
