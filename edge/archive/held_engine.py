@@ -121,7 +121,7 @@ def open_engine(run: str) -> tuple[str, ...]:
 
 def process_batch(run: str, batch: tuple[Entry, ...]) -> list[Told]:
     """Process a batch on the worker that runs this."""
-    return _each(run, batch, HeldEngine.process)
+    return _each(run, batch, lambda held, entry: held.process(entry))
 
 
 def refuse_batch(run: str, batch: tuple[Entry, ...], reason: str) -> list[Told]:

@@ -60,9 +60,9 @@ def process_entry(entry: Entry, maker: Maker, largest_file_bytes: int, *, regist
 
 def refuse_entry(entry: Entry, reason: str, maker: Maker) -> Told:
     """Publish a refusal for a ``reason`` that stands already: the file is hashed, but not looked into."""
+    name = image_name(entry.image)
     try:
-        digest = hash_file(entry.image, image_name(entry.image))
-        made = _crashed(entry, digest, reason, WorkerDied.__name__, maker)
+        made = _crashed(entry, hash_file(entry.image, name), f"{name}: {reason}", WorkerDied.__name__, maker)
         return _published(entry, made)
     except Refused as exc:
         return Told(entry.image, "refused", type(exc).__name__, str(exc))

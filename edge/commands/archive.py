@@ -58,7 +58,7 @@ def archive(
     with _failures():
         settings = _config(config)
         entries = _entries(folder, results_dir)
-        opened = connected(scheduler) if scheduler else embedded(workers or len(os.sched_getaffinity(0)))
+        opened = connected(scheduler) if scheduler is not None else embedded(workers or len(os.sched_getaffinity(0)))
         found = _processed(entries, settings, _results_of(folder, results_dir), opened, embedded=scheduler is None)
     _report(found, as_json=as_json)
     raise typer.Exit(0 if found.all_done else INCOMPLETE if found.complete else INTERRUPTED)

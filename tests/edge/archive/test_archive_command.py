@@ -78,13 +78,20 @@ def results(folder):
 def workers_of(process):
     """Return the Dask workers: what has opened an engine."""
     below = psutil.Process(process.pid).children(recursive=True)
-    return [one.parent() for one in below if "edge.processes.worker_child" in command_of(one)]
+    found = [one.parent() for one in below if "edge.processes.worker_child" in command_of(one)]
+    return [one for one in found if one is not None]
 
 
 def command_of(process):
     with suppress(psutil.NoSuchProcess):  # a zombie is none
         return " ".join(process.cmdline())
     return ""
+
+
+def listening(process):
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return [found.laddr.ip for found in process.net_connections() if found.status == psutil.CONN_LISTEN]
+    return []
 
 
 def wait_for_results(archive, number, process):
@@ -123,8 +130,7 @@ def test_each_image_gets_the_result_that_one_process_makes_and_no_other_user_can
     process = start("--workers", 2)
     wait_until(lambda: len(workers_of(process)) == 2, why=process.error)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    listening = [c.laddr.ip for one in family for c in one.net_connections() if c.status == psutil.CONN_LISTEN]
-    assert set(listening) == {"127.0.0.1"}
+    assert {place for one in family for place in listening(one)} == {"127.0.0.1"}
     status, summary = ended(process)
     assert (status, summary["done"], summary["images"]) == (0, IMAGES, IMAGES), process.error()
     settings = Config(release=quick_release)
@@ -160,6 +166,20 @@ def test_a_command_that_is_killed_is_gone_on_with(archive, start, tmp_path):
     assert status == 0, again.error()
     assert (summary["skipped"], summary["done"]) == (len(before), IMAGES - len(before))
     assert {path: results(archive)[path] for path in before} == before
+
+
+def test_an_image_that_ends_every_dask_worker_is_refused_and_the_others_are_done(tmp_path, quick_release, own_state):
+    for number in range(6):
+        put(tmp_path / f"RI {number}.dcm", dicom_image(number))
+    put(tmp_path / "deadly.dcm", dicom_image(7))
+    script = Path(__file__).with_name("deadly.py")
+    command = [sys.executable, str(script), str(tmp_path), str(quick_release)]
+    done = subprocess.run(command, env=own_state, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    others = {f"RI {number}.dcm": ["done", None] for number in range(6)}
+    assert json.loads(done.stdout) == others | {"deadly.dcm": ["refused", "WorkerDied"]}
+    reason = json.loads((tmp_path / "deadly.landmarks.json").read_bytes())["reason"]
+    assert reason.startswith("deadly.dcm: every worker that had the file in hand was lost")
 
 
 def test_ctrl_c_ends_it_and_says_how_to_go_on(archive, start):
@@ -213,9 +233,7 @@ def test_a_scheduler_that_is_lost_ends_the_run_and_says_how_to_go_on(archive, st
     there, address = engine_there(1, 1)
     process = start("--scheduler", address)
     wait_for_results(archive, 5, process)
-    for one in psutil.Process(there.pid).children(recursive=True):
-        one.kill()
-    there.kill()
+    there.kill()  # its workers end with it
     status, _ = ended(process)
     assert status == 1, process.error()
     assert "run the same command again to go on" in process.error()

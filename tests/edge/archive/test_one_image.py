@@ -183,7 +183,7 @@ def test_of_x_and_x_dcm_the_first_gets_the_name(image, maker):
 
 
 def test_an_image_that_no_worker_outlived_is_refused_unread(image, maker):
-    told = refuse_entry(Entry(image, None), "X.dcm: every worker was lost", maker)
+    told = refuse_entry(Entry(image, None), "every worker was lost", maker)
     assert told == Told(image, "refused", "WorkerDied", "X.dcm: every worker was lost")
     assert result_of(image)["reason"] == told.reason
     assert maker.made == 0
