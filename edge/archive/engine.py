@@ -69,15 +69,12 @@ def connected(address: str) -> Iterator[Client]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Leave it to this command to say what a lost worker or scheduler means."""
-    names = ("distributed", "asyncio", "tornado")
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # Dask gives its loggers levels of their own
     try:
         yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(before)
 
 
 def demand_address(address: str, security: Security) -> None:
