@@ -24,6 +24,7 @@ OURS_ALONE = {  # whatever a user's Dask configuration says: nobody else is serv
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.diagnostics.nvml": False,
+    "distributed.worker.profile.enabled": False,  # it looks at every thread each 10 ms
 }
 
 
