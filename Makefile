@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-service faults gpu room-size bundle service registration registration-images schema examples samples images gate-images accuracy lock clean
+.PHONY: help demo test check bench bench-service bench-archive faults gpu room-size bundle service registration registration-images schema examples samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ bench: $(VENV)/.room ## time the room's stages on this machine
 
 bench-service: $(VENV)/.room ## what the service costs at rest, at a start, per image and over thousands; an hour
 	$(RUN)/python benchmarks/service.py
+
+bench-archive: $(VENV)/.bench ## an archive of images on two cores against one
+	$(RUN)/python -m benchmarks.archive
 
 faults: $(VENV)/.bench ## the daemon under fire
 	$(PYTEST) -m faults

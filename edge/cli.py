@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from edge import __version__
+from edge.commands.archive import add_to as add_archive
 from edge.commands.engine import app as engine_app
 from edge.commands.operation import register as register_operation
 from edge.commands.reference import app as reference_app
@@ -147,6 +148,7 @@ def open_pipeline(config: Config) -> Pipeline:
     return pipeline_of(config, open_configured(config))
 
 
+add_archive(app)
 add_registration(app)
 register_operation(app)
 register_service(app)

@@ -26,6 +26,7 @@ from edge.keys import derived_uid, result_key, settings_sha256
 from edge.portal_image import MAX_FILE_BYTES, read_portal_image
 from edge.records import Landmark, PortalImage
 from edge.registration.alignment import Aligned, References, align, with_plan
+from edge.registration.reference import Reference
 from edge.registration.register import Rules
 from edge.results.dicom_common import Making
 from edge.results.dicom_outputs import Findings, dicom_outputs
@@ -158,6 +159,13 @@ class Pipeline:
         result = refusal(source.name, digest, str(exc), self.provenance(), watch.timing_ms)
         return Made(result, kind=type(exc).__name__)
 
+    def key_of(self, source: Source) -> str | None:
+        """Return the key of the result that `make` would make of a file, were it not refused. Raises as `make` does."""
+        image = self.read(source.path, source.name)
+        _demand_claimed(source, image)
+        reference = self.references.of(image) if self.references else None
+        return keyed(self.provenance(), image.identity.sha256, _reference_sha256(reference)).key
+
     def provenance(self) -> Provenance:
         """Return what stands in every result; its key is that of no file yet."""
         contract = self.engine.contract
@@ -188,8 +196,7 @@ class Pipeline:
         contract = self.engine.contract
         with watch.stage("read"):
             image = self.read(source.path, source.name)
-        if source.sha256 not in {None, image.identity.sha256}:
-            raise ImageUnreadable(f"{source.name}: its working copy is not what was claimed; it is tried again")
+        _demand_claimed(source, image)
         reference = self.references.of(image) if self.references else None
         image = with_plan(image, reference)
         found = detect(image, self.engine.backend, contract, watch.stage)
@@ -224,7 +231,7 @@ class Pipeline:
         return [*outputs, *((stem + suffix, one) for suffix, one in objects.items())], notes
 
     def _making(self, source: Source, image: PortalImage, aligned: Aligned | None) -> Making:
-        said = _keyed(self.provenance(), image.identity.sha256, aligned)
+        said = keyed(self.provenance(), image.identity.sha256, _sha256_used(aligned))
         made_at = source.made_at or changed_at(source.path)
         return Making(partial(derived_uid, str(said.key)), made_at, said.software, said.release)
 
@@ -239,7 +246,7 @@ class Pipeline:
             landmarks=tuple(_entry(landmark) for landmark in landmarks),
             geometry=_geometry(image),
             registration=None if aligned is None else registration_entry(aligned),
-            provenance=_keyed(self.provenance(), image.identity.sha256, aligned),
+            provenance=keyed(self.provenance(), image.identity.sha256, _sha256_used(aligned)),
             timing_ms=watch.timing_ms,
             outputs=tuple(Output(name=name, sha256=hashlib.sha256(data).hexdigest()) for name, data in outputs),
             output_notes=notes,
@@ -290,23 +297,39 @@ def refusal(
         image=Image(name=name, sha256=sha256, sop_instance_uid=None, modality=None, rows=None, columns=None),
         landmarks=(),
         geometry=None,
-        provenance=_keyed(provenance, sha256),
+        provenance=keyed(provenance, sha256),
         timing_ms=dict(timing_ms),
         outputs=(),
     )
 
 
-def _keyed(provenance: Provenance, file_sha256: str, aligned: Aligned | None = None) -> Provenance:
-    reference = None if aligned is None else aligned.reference
+def keyed(provenance: Provenance, file_sha256: str, reference_sha256: str | None = None) -> Provenance:
+    """Return the provenance with the key of a file's result; ``reference_sha256`` as `edge.keys.result_key` has it."""
     key = result_key(
         file_sha256,
         provenance.model_sha256,
         provenance.contract_sha256,
         provenance.manifest_sha256,
         provenance.settings_sha256,
-        None if aligned is None else reference.sha256() if reference else "",
+        reference_sha256,
     )
     return provenance.model_copy(update={"key": key})
+
+
+def _sha256_used(aligned: Aligned | None) -> str | None:
+    return None if aligned is None else _reference_sha256(aligned.reference or "")
+
+
+def _reference_sha256(reference: Reference | str | None) -> str | None:
+    """Return the hash of a reference for the key: empty where it cannot be used, None where there is none."""
+    if reference is None:
+        return None
+    return "" if isinstance(reference, str) else reference.sha256()
+
+
+def _demand_claimed(source: Source, image: PortalImage) -> None:
+    if source.sha256 not in {None, image.identity.sha256}:
+        raise ImageUnreadable(f"{source.name}: its working copy is not what was claimed; it is tried again")
 
 
 @dataclass

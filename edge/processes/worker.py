@@ -55,10 +55,10 @@ class Task:
     final: bool
     made_at: datetime | None = None
 
-    def asked(self) -> Message:
-        """Return it as it travels."""
+    def asked(self, do: str) -> Message:
+        """Return it as it travels, with what is to be done about it."""
         at = None if self.made_at is None else self.made_at.isoformat()
-        return Message({"do": "make", **vars(self), "copy": str(self.copy), "made_at": at})
+        return Message({"do": do, **vars(self), "copy": str(self.copy), "made_at": at})
 
 
 class Worker:
@@ -120,24 +120,24 @@ class Worker:
 
         Raises what `edge.pipeline.Pipeline.make` raises, `ReaderDied`, `WorkerDied` and `DeviceLost`.
         """
-        within_s = self._config.read_s + self._config.infer_s
         self.open()
         if self._ahead != task:
-            self._forget_ahead()
-            self._opened_child().tell(task.asked(), within_s=within_s)
+            self._tell_alone(task.asked("make"))
         self._ahead = then()
         if self._ahead is not None:
-            self._opened_child().tell(self._ahead.asked(), within_s=within_s)
-        try:
-            answer = self._hear(within_s)
-        except ChildDied as exc:
-            raise WorkerDied(
-                f"{task.name}: the process that looked for its landmarks {exc}; it is started anew"
-            ) from exc
+            self._opened_child().tell(self._ahead.asked("make"), within_s=self._image_s)
+        answer = self._hear_of_file(task.name)
         document, *outputs = answer.blobs
         result = Result.model_validate_json(bytes(document))
         named = list(zip(answer.header["outputs"], map(bytes, outputs), strict=True))
         return Made(result, named, answer.header["kind"])
+
+    def key(self, task: Task) -> str | None:
+        """Return the key that the result of a file would have, were it not refused. Raises as `make` does."""
+        self.open()
+        self._tell_alone(task.asked("key"))
+        key: str | None = self._hear_of_file(task.name).header["key"]
+        return key
 
     def check_golden(self) -> GoldenDrift:
         """Run the golden images through the live engine, and say how far its answers now lie from theirs.
@@ -145,8 +145,7 @@ class Worker:
         Raises `DeviceLost` where that cannot be told just now.
         """
         self.open()
-        self._forget_ahead()
-        self._opened_child().tell(Message({"do": "golden"}), within_s=self._config.infer_s)
+        self._tell_alone(Message({"do": "golden"}))
         try:
             answer = self._hear(self._config.infer_s)
         except ChildDied as exc:
@@ -197,13 +196,24 @@ class Worker:
         assert self._child
         return self._child
 
-    def _forget_ahead(self) -> None:
-        """Have the worker free for something else than what it was told of; it is open then, too."""
+    @property
+    def _image_s(self) -> float:
+        return self._config.read_s + self._config.infer_s
+
+    def _tell_alone(self, asked: Message) -> None:
+        """Tell the worker of something else than what it was told of ahead, whose answer is thrown away."""
         if self._ahead is not None:
             self._ahead = None
-            with suppress(ChildDied, EdgeError):  # whose turn comes, and is told then
-                self._hear(self._config.read_s + self._config.infer_s)
+            with suppress(ChildDied, EdgeError):  # its turn comes, and it is told of again
+                self._hear(self._image_s)
             self.open()
+        self._opened_child().tell(asked, within_s=self._image_s)
+
+    def _hear_of_file(self, name: str) -> Message:
+        try:
+            return self._hear(self._image_s)
+        except ChildDied as exc:
+            raise WorkerDied(f"{name}: the process that looked for its landmarks {exc}; it is started anew") from exc
 
     def _hear(self, within_s: float) -> Message:
         try:

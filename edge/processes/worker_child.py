@@ -94,6 +94,9 @@ def begin(asked: dict[str, Any], pipeline: Pipeline) -> Callable[[], Answer]:
         if asked["do"] == "golden":
             drift = golden_drift(pipeline.engine)
             return lambda: ({"kinds": [asdict(kind) for kind in drift]}, ())
+        if asked["do"] == "key":
+            key = pipeline.key_of(_source(asked))
+            return lambda: ({"key": key}, ())
         finish = pipeline.begin(_source(asked), final=asked["final"])
     except InferenceFailed as exc:
         # after a fault a device's context answers nothing any more: what holds one is given up with its process

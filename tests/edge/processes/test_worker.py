@@ -95,6 +95,15 @@ def test_what_is_no_image_is_raised(worker, write):
         make(worker, write(b"hello"))
 
 
+def test_a_worker_tells_the_key_of_a_result_without_making_it(worker, write, dicom, collimated):
+    path = write(dicom(collimated()))
+    assert worker.key(task(path)) == make(worker, path).result.provenance.key
+    with pytest.raises(NotAnImage):
+        worker.key(Task(write(b"hello", "notes"), "notes", sha256(b"hello"), final=True))
+    with pytest.raises(ImageUnreadable, match="not what was claimed"):
+        worker.key(Task(path, "X.dcm", "0" * 64, final=True))
+
+
 def test_a_copy_that_is_not_what_was_claimed_is_tried_again(worker, write, dicom, collimated):
     with pytest.raises(ImageUnreadable, match="not what was claimed"):
         worker.make(Task(write(dicom(collimated())), "X.dcm", "0" * 64, final=True))
