@@ -27,8 +27,8 @@ class Bar:
 class Figure:
     """What was measured, of ours and of what it was measured against in the same run.
 
-    ``ratio`` is ours over theirs; the bar holds for it, or for ``ours`` where there is none. None: not measured, and
-    the note says why.
+    ``ratio`` is ours over theirs; the bar is for it, or for ``ours`` where there is none, or where that is said.
+    Without ``ours`` it was not measured, and the note says why.
     """
 
     what: str
@@ -39,9 +39,10 @@ class Figure:
     ratio: Spread | None = None
     bar: Bar | None = None
     note: str = ""
+    bar_on_ours: bool = False
 
     @property
     def is_met(self) -> bool | None:
         """Tell whether the figure is as wanted; None: nothing is wanted of it, or it was not measured."""
-        value = self.ratio.median if self.ratio else self.ours
+        value = self.ratio.median if self.ratio and not self.bar_on_ours else self.ours
         return None if self.bar is None or value is None else self.bar.is_met(value)

@@ -32,10 +32,17 @@ def rows_of(part: str, figures: Sequence[Figure], run: Run) -> list[dict[str, An
     return [
         {"part": part}
         | asdict(one)
-        | {"bar": str(one.bar) if one.bar else "", "met": one.is_met}
+        | {"bar": _bar(one), "met": one.is_met}
         | {"date": run.date, "load": run.load, "machine": dict(run.machine), "versions": dict(run.versions)}
         for one in figures
     ]
+
+
+def _bar(figure: Figure) -> str:
+    if figure.bar is None:
+        return ""
+    of_ours = figure.bar_on_ours or figure.ratio is None
+    return f"{figure.bar} {figure.unit}".strip() if of_ours else str(figure.bar)
 
 
 def merged(
