@@ -73,6 +73,7 @@ class Aside:
             self._process.communicate()
             self._errors.seek(0)
             said = self._errors.read().strip().splitlines() or ["it said nothing"]
+            self._errors.close()
             raise AsideFailed(f"{self._name}: {said[-1][:300]}")
         return json.loads(line)
 

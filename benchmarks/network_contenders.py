@@ -30,8 +30,8 @@ def contender(
 def difference(heatmaps: np.ndarray, right: np.ndarray) -> float:
     """Return the root mean square of the difference over the right ones' standard deviation; sites are repeated."""
     if heatmaps.shape != right.shape:  # the middle row and column of each block of 3 x 3 sites are two of 4 x 4 px
-        twice = np.sort(np.concatenate((np.arange(heatmaps.shape[-1]), np.arange(1, heatmaps.shape[-1], 3))))
-        heatmaps = heatmaps[..., twice, :][..., twice]
+        for axis in (-2, -1):
+            heatmaps = np.repeat(heatmaps, np.tile((1, 2, 1), heatmaps.shape[axis] // 3), axis)
     return float(np.sqrt(np.mean((heatmaps - right) ** 2)) / right.std())
 
 

@@ -1,11 +1,10 @@
-"""What a family of processes computes and holds, as Linux counts it."""
+"""What a family of processes holds in memory, as Linux counts it."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
-
-TICKS_A_S = os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int | None = None) -> list[int]:
@@ -13,14 +12,9 @@ def family(pid: int | None = None) -> list[int]:
     found = [os.getpid() if pid is None else pid]
     for one in found:
         for task in Path(f"/proc/{one}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that just ended
+                found += [int(child) for child in (task / "children").read_text().split()]
     return found
-
-
-def cpu_s(pid: int | None = None) -> float:
-    """Return the seconds that a family has computed."""
-    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in family(pid)]
-    return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS_A_S
 
 
 def held_mb(pid: int | None = None) -> float:
