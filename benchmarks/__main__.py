@@ -81,7 +81,9 @@ def write(part: str, figures: Sequence[Figure], load: float, folder: Path) -> No
     rows = update(page, folder / STORE, rows_of(part, figures, run), titles())
     for row in rows:
         if row["part"] == part:
-            print(f"  {row['what']}: {row['ours']} {row['unit']}, {row['ratio'] and row['ratio']['median']}, {row['met']}")
+            print(
+                f"  {row['what']}: {row['ours']} {row['unit']}, {row['ratio'] and row['ratio']['median']}, {row['met']}"
+            )
 
 
 def titles() -> dict[str, str]:

@@ -36,7 +36,7 @@ class Aside:
         chosen = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
         environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES} | chosen
         command = [sys.executable, "-m", "benchmarks.aside", function, json.dumps(dict(arguments), default=str)]
-        self._errors = tempfile.TemporaryFile("w+")  # a pipe that nobody empties would hold it up
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody empties would hold it up
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,

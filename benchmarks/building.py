@@ -27,9 +27,13 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
     for count, spent_s, peak_mb in zip(counts, seconds, peaks_mb, strict=True):
         against = f"{counts[0]} images"
         a_second = [spent_s / count], [seconds[0] / counts[0]]
-        yield Figure(f"ranges over {count} images, by image", a_second[0][0], "s", against, a_second[1][0], ratios(*a_second))
+        yield Figure(
+            f"ranges over {count} images, by image", a_second[0][0], "s", against, a_second[1][0], ratios(*a_second)
+        )
         held = [peak_mb], [peaks_mb[0]]
-        yield Figure(f"ranges over {count} images, peak memory", peak_mb, "MiB", against, peaks_mb[0], ratios(*held), FLAT)
+        yield Figure(
+            f"ranges over {count} images, peak memory", peak_mb, "MiB", against, peaks_mb[0], ratios(*held), FLAT
+        )
     spent_s, peak_mb = once("benchmarks.building:built", {"folder": scratch})
     yield Figure("build of the shipped release, float32", spent_s, "s")
     yield Figure("build of the shipped release, peak memory", peak_mb, "MiB")

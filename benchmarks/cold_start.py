@@ -23,8 +23,8 @@ TIMED_IMPORT = "import time; began = time.perf_counter(); import {}; print(time.
 OURS_IMPORTED = "edge.cli, edge.process, edge.engines, edge.pipeline, edge.backends.onnxruntime, onnxruntime"
 SCRIPT_IMPORTED = "benchmarks.peers.usual_script"
 SCRIPT_ONCE = (
-    "import sys; from pathlib import Path; from benchmarks.peers.usual_script import load_network, process; "
-    "process(Path(sys.argv[1]), load_network(Path(sys.argv[2])))"
+    "import sys; from pathlib import Path; from benchmarks.peers.usual_script import Options, load_network, process; "
+    "process(Path(sys.argv[1]), load_network(Path(sys.argv[2])), Options())"
 )
 
 

@@ -71,7 +71,11 @@ def figures(curve: Curve) -> Iterator[Figure]:
 def over_old_results(base: Path, counts: Sequence[int]) -> Iterator[Curve]:
     """Yield what starts and sweeps cost over finished files."""
     costs = [over(base / str(count), count) for count in counts]
-    names = ("start with its journal lost, all taken up", "start with its journal, until a new image", "a sweep at rest")
+    names = (
+        "start with its journal lost, all taken up",
+        "start with its journal, until a new image",
+        "a sweep at rest",
+    )
     for name, unit, values in zip(names, ("s", "s", "CPU ms"), zip(*costs, strict=True), strict=True):
         yield Curve(name, "old results", unit, tuple(counts), values)
 
@@ -98,7 +102,9 @@ def sweep_ms(base: Path, folders: int = 1) -> float:
     """Return the CPU milliseconds of a sweep of finished files, all drop folders together."""
     clock, stop, seen = Clock(), Event(), list[float]()
     rest_s = 6 * SWEEP_S  # all is taken up by then
-    clock.at = [(moment_s, lambda: seen.append(time.process_time())) for moment_s in (rest_s, rest_s + SWEEPS * SWEEP_S)]
+    clock.at = [
+        (moment_s, lambda: seen.append(time.process_time())) for moment_s in (rest_s, rest_s + SWEEPS * SWEEP_S)
+    ]
     clock.at.append((rest_s + SWEEPS * SWEEP_S, stop.set))
     with room(base, clock, folders) as (config, _, around, log):
         watch(config, Reached(stop), stop=stop, log=log, around=around)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.aside import Aside, AsideFailed, once
 from benchmarks.figures import Bar, Figure
-from benchmarks.timing import Times, alternate, ratios, spread, timed
+from benchmarks.timing import Times, alternate, ratios, spread
 
 TITLE = "The paper's network (ResNet-50, 384 px) on the CPU, one image"
 SEED = 7

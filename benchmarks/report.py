@@ -94,7 +94,9 @@ def _cells(row: Mapping[str, Any], machines: list[str]) -> list[str]:
     if here not in machines:
         machines.append(here)
     spread = row["ratio"]
-    ratio = "" if spread is None else f"{_number(spread['median'])} ({_number(spread['low'])}-{_number(spread['high'])})"
+    ratio = (
+        "" if spread is None else f"{_number(spread['median'])} ({_number(spread['low'])}-{_number(spread['high'])})"
+    )
     met = {True: "yes", False: "**no**", None: ""}[row["met"]]
     where = f"{_letter(machines.index(here))}, load {row['load']:.1f}"
     ours, theirs = (_value(row[side], row["unit"]) for side in ("ours", "theirs"))

@@ -18,7 +18,9 @@ QUICK = "settle_s = 0.5\nsweep_s = 1.0\n"  # of real time
 
 
 @contextmanager
-def daemon(base: Path, environment: dict[str, str], *flags: str, settings: str = QUICK) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(
+    base: Path, environment: dict[str, str], *flags: str, settings: str = QUICK
+) -> Iterator[subprocess.Popen[bytes]]:
     """Serve ``drop`` below a folder for as long as the block; its state lies below the folder, too."""
     config = base / "room.toml"
     config.write_text(f'state_dir = "{base / "state"}"\n{settings}[[drop_folder]]\npath = "{base / "drop"}"\n')

@@ -51,7 +51,10 @@ def of_network(name: str, network: dict[str, Any], batch: int, rounds: int) -> I
         taken = alternate({head: turn(head) for head in heads}, rounds)
     medians = [spread(taken[head]).median for head in heads]
     yield Figure(f"{name}, step", medians[0], "s", "plain head", medians[1], ratios(*taken.values()), TIME)
-    for what, key in (("peak of a step above what is held between steps", "step_mb"), ("peak of the process", "all_mb")):
+    for what, key in (
+        ("peak of a step above what is held between steps", "step_mb"),
+        ("peak of the process", "all_mb"),
+    ):
         mine, theirs = ([one[key] for one in told[head][-rounds:]] for head in heads)
         medians = [spread(values).median for values in (mine, theirs)]
         bar = MEMORY if key == "step_mb" else None

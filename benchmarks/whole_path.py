@@ -35,7 +35,9 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
     with ExitStack() as stack:
 
         def turn(function: str, threads: int | None, **asked: Any) -> Callable[[], float]:
-            return stack.enter_context(Aside(f"benchmarks.whole_path:{function}", {"images": images} | asked, threads)).turn
+            return stack.enter_context(
+                Aside(f"benchmarks.whole_path:{function}", {"images": images} | asked, threads)
+            ).turn
 
         turns = {OURS: turn("ours", 1)}
         turns |= {name: turn("script", threads, **asked) for name, (threads, asked) in SCRIPTS.items()}
@@ -55,7 +57,7 @@ def ours(images: list[str]) -> Callable[[], float]:
     config = Config()
     pipeline = pipeline_of(config, open_configured(config))
     numbers = iter(range(10**9))
-    return lambda: timed(lambda: pipeline(Path(images[next(numbers) % len(images)]), None))()
+    return timed(lambda: pipeline(Path(images[next(numbers) % len(images)]), None))
 
 
 def script(images: list[str], mirrored: bool, paper: bool = False) -> Callable[[], float]:
@@ -68,7 +70,7 @@ def script(images: list[str], mirrored: bool, paper: bool = False) -> Callable[[
         for image in images:
             demand_same(process(Path(image), network, options), Path(image))
     numbers = iter(range(10**9))
-    return lambda: timed(lambda: process(Path(images[next(numbers) % len(images)]), network, options))()
+    return timed(lambda: process(Path(images[next(numbers) % len(images)]), network, options))
 
 
 def paper_network() -> Any:
@@ -97,4 +99,6 @@ def demand_same(found: list[dict[str, Any]], image: Path) -> None:
         for mine, others in ((rows, theirs), (theirs, rows)):
             for x, y, score in mine[mine[:, 2] > CLEAR]:
                 if not (np.hypot(others[:, 0] - x, others[:, 1] - y) <= SAME_NET_PX).any():
-                    raise RuntimeError(f"{image.name}: {promise.kind} at ({x:.1f}, {y:.1f}), {score:.2f}, is in one only")
+                    raise RuntimeError(
+                        f"{image.name}: {promise.kind} at ({x:.1f}, {y:.1f}), {score:.2f}, is in one only"
+                    )

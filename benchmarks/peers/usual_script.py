@@ -47,7 +47,7 @@ def load_network(weights: Path) -> LandmarkNet:
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def process(path: Path, network: LandmarkNet, options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008 - frozen
+def process(path: Path, network: LandmarkNet, options: Options) -> list[dict[str, Any]]:
     """Write and return the landmarks of one image."""
     batch, placement = read(path, network)
     found = peaks(heatmaps_of(batch, network, options), network.config.kinds)
@@ -101,7 +101,7 @@ class Arrivals(FileSystemEventHandler):
     def on_closed(self, event: FileSystemEvent) -> None:
         path = Path(str(event.src_path))
         if path.suffix == ".dcm":
-            process(path, self.network)
+            process(path, self.network, Options())
 
 
 def main(folder: Path, weights: Path) -> None:

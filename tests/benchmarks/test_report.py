@@ -78,7 +78,9 @@ def test_a_row_shows_ratio_spread_bar_and_whether_it_is_met():
 
 
 def test_a_bar_on_our_own_figure_is_said_in_its_unit():
-    figure = Figure("beyond", 25.0, "ms", "inference", 50.0, Spread(0.5, 0.4, 0.6, 3), Bar(at_most=20), bar_on_ours=True)
+    figure = Figure(
+        "beyond", 25.0, "ms", "inference", 50.0, Spread(0.5, 0.4, 0.6, 3), Bar(at_most=20), bar_on_ours=True
+    )
     assert figure.is_met is False
     (row,) = rows_of("network", [figure], NOVEMBER)
     assert row["bar"] == "<= 20 ms"
