@@ -153,6 +153,8 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
         linear = [curve.costs[-1] * size / curve.sizes[-1] for size in curve.sizes]
         ax.loglog(curve.sizes, linear, ":", color="grey", label="linear")
         ax.loglog(curve.sizes, curve.costs, "o-", color="tab:blue")
+        ax.set_xticks(curve.sizes, [f"{size:g}" for size in curve.sizes])
+        ax.minorticks_off()
         ax.set_title(curve.name, fontsize=7)
         ax.set_xlabel(curve.by, fontsize=8)
         ax.set_ylabel(curve.unit, fontsize=8)

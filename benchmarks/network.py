@@ -55,7 +55,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
     config = {"bottom_up": "resnet18", "width": 0.25, "input_size": 128} if quick else {}
     once("benchmarks.network_graphs:prepare", {"folder": scratch, "config": config}, threads=2)
     for threads in (1, 2):
-        yield from with_threads(scratch, threads, rounds=2 if quick else 7)
+        yield from with_threads(scratch, threads, rounds=2 if quick else 5)
 
 
 def with_threads(folder: Path, threads: int, rounds: int) -> Iterator[Figure]:

@@ -69,7 +69,8 @@ def table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
             lines += ["", f"### {title}", "", f"`make bench ROWS={part}`", ""]
             lines += [_line(TITLES), _line(["---"] * len(TITLES))]
             lines += [_line(_cells(row, machines)) for row in mine]
-            lines += [f"\n* {row['what']}: {row['note']}" for row in mine if row["note"]]
+            notes = [f"* {row['what']}: {row['note']}" for row in mine if row["note"]]
+            lines += ["", *notes] if notes else []
     legend = [f"Machine {_letter(number)}: {text}." for number, text in enumerate(machines)]
     return "\n".join([*legend, *lines]) + "\n"
 

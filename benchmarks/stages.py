@@ -42,7 +42,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
             name: stack.enter_context(image_by_image(scratch / name, **settings)) for name, settings in OUTPUTS.items()
         }
         turns = {name: turn(name, serve) for name, serve in services.items()}
-        rounds = 3 if quick else 60
+        rounds = 3 if quick else 40
         taken = alternate(turns, rounds, warm_up=1 if quick else 4)
     yield from figures(taken, seen[BARE][-rounds:])
 

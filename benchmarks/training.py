@@ -29,7 +29,7 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
 def measure(quick: bool, scratch: Path) -> Iterator[Figure]:  # noqa: ARG001
     """Yield time and memory of each network."""
     for name, (network, batch) in (SMALL if quick else NETWORKS).items():
-        yield from of_network(name, network, batch, rounds=2 if quick else 4)
+        yield from of_network(name, network, batch, rounds=2 if quick else 3)
 
 
 def of_network(name: str, network: dict[str, Any], batch: int, rounds: int) -> Iterator[Figure]:

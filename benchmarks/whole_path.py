@@ -41,7 +41,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
 
         turns = {OURS: turn("ours", 1)}
         turns |= {name: turn("script", threads, **asked) for name, (threads, asked) in SCRIPTS.items()}
-        taken = alternate(turns, 2 if quick else 20, warm_up=1 if quick else 4)
+        taken = alternate(turns, 2 if quick else 12, warm_up=1 if quick else 2)
     for name in SCRIPTS:
         mine, theirs = (1e3 * spread(taken[one]).median for one in (OURS, name))
         bar = BAR if name == next(iter(SCRIPTS)) else None
