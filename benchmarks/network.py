@@ -17,7 +17,7 @@ from benchmarks.timing import Times, alternate, ratios, spread
 
 TITLE = "The paper's network (ResNet-50, 384 px) on the CPU, one image"
 SEED = 7
-EXACT, HALF, INT8 = 1e-4, 0.1, 0.5  # root mean square of the difference, over the standard deviation of the right ones
+EXACT, HALF, INT8 = 1e-3, 0.1, 0.5  # root mean square of the difference, over the standard deviation of the right ones
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from benchmarks.images import SAMPLES
 from build_engine.export import INPUT_NAME, export_graph
 from build_engine.quantize import HEATMAPS, quantise, quantised_tensors
 from calibration.collect import with_outputs
+from calibration.observers import amax, empty_histogram, observe
 from edge.portal_image import read_portal_image
 from edge.preprocess import to_network_input
-from landmarknet.network import LandmarkNet, NetworkConfig
+from landmarknet.network import LandmarkNet, NetworkConfig, Residual
 
 SEED = 7
+BRANCH = 0.2  # of a residual block beside its shortcut
 
 
 def prepare(folder: str, config: dict[str, Any]) -> Callable[[], None]:
@@ -36,7 +38,7 @@ def prepare(folder: str, config: dict[str, Any]) -> Callable[[], None]:
             network.head = head
             model = exported(network)
             (base / f"{head}.onnx").write_bytes(model)
-            (base / f"{head}_int8.onnx").write_bytes(quantise(model, largest(model, batches), form="onnxruntime"))
+            (base / f"{head}_int8.onnx").write_bytes(quantise(model, ranges(model, batches), form="onnxruntime"))
         with torch.inference_mode():
             heatmaps = network(torch.from_numpy(batches[0])).heatmaps
         np.savez(base / "right.npz", **{INPUT_NAME: batches[0], "heatmaps": heatmaps.numpy()})
@@ -53,6 +55,8 @@ def new_network(config: dict[str, Any]) -> tuple[LandmarkNet, list[np.ndarray]]:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all that it saw
+        if isinstance(module, Residual):  # else depth magnifies each rounding a thousandfold, as training undoes
+            nn.init.constant_(module.body[-1][-1].weight, BRANCH)  # type: ignore[index]
     with torch.no_grad():
         network.train()(torch.from_numpy(np.concatenate(batches)))
     return network.eval(), batches
@@ -76,12 +80,12 @@ def exported(network: LandmarkNet) -> bytes:
     return export_graph(HeatmapsOnly(network), (torch.zeros(1, 1, size, size),), (INPUT_NAME,), (HEATMAPS,))
 
 
-def largest(model: bytes, batches: list[np.ndarray]) -> dict[str, float]:
-    """Return the largest absolute value of each activation that INT8 needs the range of."""
-    tensors = tuple(one for one in quantised_tensors(model, form="onnxruntime") if one != INPUT_NAME)
-    session = onnxruntime.InferenceSession(with_outputs(onnx.load_from_string(model), tensors))
-    found = {INPUT_NAME: max(float(np.abs(batch).max()) for batch in batches)}
+def ranges(model: bytes, batches: list[np.ndarray]) -> dict[str, float]:
+    """Return the range of each activation that INT8 needs it of, by squared error as the recipe of a site has it."""
+    tensors = [one for one in quantised_tensors(model, form="onnxruntime") if one != INPUT_NAME]
+    session = onnxruntime.InferenceSession(with_outputs(onnx.load_from_string(model), tuple(tensors)))
+    seen = dict.fromkeys((INPUT_NAME, *tensors), empty_histogram())
     for batch in batches:
-        for name, values in zip(tensors, session.run(list(tensors), {INPUT_NAME: batch}), strict=True):
-            found[name] = max(found.get(name, 0.0), float(np.abs(values).max()))
-    return found
+        for name, values in zip(seen, (batch, *session.run(tensors, {INPUT_NAME: batch})), strict=True):
+            seen[name] = observe(seen[name], values)
+    return {name: amax(histogram)["mse"] for name, histogram in seen.items()}
