@@ -81,9 +81,9 @@ def write(part: str, figures: Sequence[Figure], load: float, folder: Path) -> No
     rows = update(page, folder / STORE, rows_of(part, figures, run), titles())
     for row in rows:
         if row["part"] == part:
-            print(
-                f"  {row['what']}: {row['ours']} {row['unit']}, {row['ratio'] and row['ratio']['median']}, {row['met']}"
-            )
+            ratio = "" if row["ratio"] is None else f": {row['ratio']['median']:.3f}"
+            against = f" | {row['against']}{ratio}" if row["against"] else ""
+            print(f"  {row['what']}: {row['ours']} {row['unit']}{against} | met: {row['met']}")
 
 
 def titles() -> dict[str, str]:
