@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 
 import onnx
 import torch
+from torch import Tensor, nn
 
 from landmarknet.decode import LandmarkDetector
 from landmarknet.network import LandmarkNet
@@ -17,18 +19,23 @@ INPUT_NAME, OUTPUT_NAMES = "image", ("peaks", "heatmaps")
 
 
 def export_onnx(network: LandmarkNet) -> bytes:
-    """Return a checked ONNX model: image (1, 1, S, S) float32 to peaks (n, K, 3) and heatmaps (n, 3S/4, 3S/4)."""
-    detector = LandmarkDetector(network).eval()
+    """Return a checked ONNX model: image (1, 1, S, S) to peaks (n, K, 3) and heatmaps (n, 3S/4, 3S/4)."""
     size = network.config.input_size
-    example = torch.zeros(1, 1, size, size)
+    return export_graph(LandmarkDetector(network), (torch.zeros(1, 1, size, size),), (INPUT_NAME,), OUTPUT_NAMES)
+
+
+def export_graph(
+    module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+) -> bytes:
+    """Return a checked ONNX model of a module, for inputs of the shapes of ``examples``."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses packages that nothing here uses
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
-            detector,
-            (example,),
-            input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES),
+            module.eval(),
+            examples,
+            input_names=list(inputs),
+            output_names=list(outputs),
             opset_version=OPSET,
             dynamo=True,
             optimize=True,

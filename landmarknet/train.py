@@ -207,7 +207,7 @@ def _train_process(
         torch.set_num_threads(1)
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    model = _new_model(config).to(device)
+    model = new_model(config).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
     parallel: nn.Module = model
     if rendezvous:
@@ -225,7 +225,7 @@ def _train_process(
     for step, sample in zip(range(start, config.all_steps), batches, strict=False):
         if rendezvous and os.getppid() != parent:  # it was killed: do not write into the next run's checkpoints
             raise SystemExit("the training was ended")
-        terms = _step(parallel, optimizer, _to(sample, device), learning_rate(step, config), config)
+        terms = training_step(parallel, optimizer, _to(sample, device), learning_rate(step, config), config)
         _update_average(averaged, model, min(config.ema, (step + 1) / (step + 10)))
         if rank == 0:
             _log(log, step, learning_rate(step, config), terms, began)
@@ -242,7 +242,7 @@ def _train_process(
         dist.destroy_process_group()
 
 
-def _new_model(config: TrainConfig) -> Network:
+def new_model(config: TrainConfig) -> Network:
     """Start with nearly empty heatmaps and open gates."""
     model = new_network(config.network, config.head)
     for out in model.heatmap_layers():
@@ -273,9 +273,10 @@ def _batches(data: TrainingSet, config: TrainConfig, rank: int, start: int) -> I
         )
 
 
-def _step(
+def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, sample: Sample, rate: float, config: TrainConfig
 ) -> dict[str, float]:
+    """Improve the model on one batch, and return the terms of its loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast(sample.image.device.type, torch.bfloat16):
