@@ -178,6 +178,31 @@ class Journal:
         rows = self._read(f"SELECT path, reason FROM files WHERE {REFUSED_SQL}")  # noqa: S608
         return dict(Counter(_sort_of(os.fsdecode(path), reason) for path, reason in rows).most_common())
 
+    def latest(self, limit: int, before: int | None = None) -> list[Entry]:
+        """Return the files that changed last, the last one first; ``before`` an order: what comes after it in that row.
+
+        Those that left their folder only when finished; what is left alone, and is no image, never.
+        """
+        where = f"(present OR state IN ({FINISHED_SQL})) AND NOT {LEFT_ALONE_SQL}"
+        if before is None:
+            return self._latest(where, limit)
+        rows = self._read("SELECT changed_utc FROM files WHERE ord = ?", before)
+        if not rows:
+            return []
+        where += " AND (changed_utc, ord) < (?, ?)"
+        query = f"{SELECT} WHERE {where} ORDER BY changed_utc DESC, ord DESC LIMIT ?"
+        return [_entry(row) for row in self._read(query, rows[0][0], before, limit)]
+
+    def by_order(self, order: int) -> list[Entry]:
+        """Return the file of an order, if there is one."""
+        return [_entry(row) for row in self._read(f"{SELECT} WHERE ord = ?", order)]
+
+    def finished_since(self, since_utc: datetime) -> list[Entry]:
+        """Return the images that were finished since then, the first one first."""
+        where = f"state IN ({FINISHED_SQL}) AND NOT {LEFT_ALONE_SQL} AND changed_utc >= ?"
+        query = f"{SELECT} WHERE {where} ORDER BY changed_utc, ord"
+        return [_entry(row) for row in self._read(query, _text(since_utc))]
+
     def last_arrival(self, folder: Path) -> datetime | None:
         """Return when an image of this drop folder last got its result; files that are no images are none."""
         where = f"folder = ? AND (state = 'done' OR ({REFUSED_SQL}))"
