@@ -14,6 +14,7 @@ from rich.console import Console
 from edge import __version__
 from edge.commands.engine import app as engine_app
 from edge.commands.operation import register as register_operation
+from edge.commands.page import register as register_page
 from edge.commands.reference import app as reference_app
 from edge.commands.registration import add_to as add_registration
 from edge.commands.service import register as register_service
@@ -149,6 +150,7 @@ def open_pipeline(config: Config) -> Pipeline:
 
 add_registration(app)
 register_operation(app)
+register_page(app)
 register_service(app)
 
 

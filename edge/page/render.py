@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edge import __version__
+from edge.page.shown_file import age
 from edge.service.status import NOTICE
 from edge.terminal import printable
 
@@ -38,5 +39,5 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     found.globals |= {"static": static_address, "notice": NOTICE, "version": __version__}
-    found.filters["printable"] = printable
+    found.filters |= {"printable": printable, "age": age}
     return found
