@@ -164,15 +164,18 @@ def understood(document: Mapping[str, Any]) -> Result | str:
             return Result.model_validate(made_up)
         except ValidationError as exc:
             errors = exc.errors()
-            if not all([_mended(made_up, error["type"], error["loc"]) for error in errors]):
+            if not all(_mended(made_up, error["type"], error["loc"]) for error in errors):
                 return f"{'.'.join(map(str, errors[0]['loc']))[:80]}: {errors[0]['msg'][:80]}"
     return "it is not built as this version knows it"
 
 
 def _mended(document: Any, error: str, loc: Sequence[int | str]) -> bool:
     """Take an unknown entry out, or put in what a missing one means; tell whether that could be done."""
-    for part in loc[:-1]:
-        document = document[part]
+    try:
+        for part in loc[:-1]:
+            document = document[part]
+    except (LookupError, TypeError):
+        return False
     if error == "extra_forbidden" and isinstance(document, dict):
         del document[loc[-1]]
         return True

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edge import __version__
@@ -25,12 +25,15 @@ from edge.config import Config
 from edge.contract import KindContract, read_contract
 from edge.engines import SHIPPED_RELEASE
 from edge.errors import NotAnImage, ResultsNotWritable, TryAgain
+from edge.page.answers import html
+from edge.page.files import DICOM_KINDS
 from edge.page.image_model import ResultView, output_kind, result_view, understood
 from edge.page.pixels import Busy, Made, Pixels, Wanted
 from edge.page.render import render
+from edge.page.shown_file import overlay_of
 from edge.page.sources import WITH_RESULT, Seen, Sources
 from edge.registration.reference import Reference, find_reference
-from edge.results.document import Result
+from edge.results.document import RegistrationEntry, Result
 from edge.results.publish import read_result
 from edge.settle import State
 from edge.source_file import signature
@@ -62,6 +65,18 @@ class Picture:
     why: str | None  # why there are no pixels
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What lies where a file's result should.
+
+    ``result`` is text where it cannot be shown, which says why. ``served`` is what the page's other views take it for;
+    None: they do not, as with an entry of a newer version, so the page serves none of its files.
+    """
+
+    result: Result | str | None
+    served: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class File:
     """A file of a result, and where the page serves it; None: it does not."""
@@ -71,9 +86,8 @@ class File:
     address: str | None
 
 
-def image_routes(sources: Sources, pixels: Pixels | None = None) -> list[Route]:
-    """Return the routes of the view. ``pixels``: who makes pixels; None: one of its own."""
-    maker = pixels or Pixels(sources.config)
+def image_routes(sources: Sources, maker: Pixels) -> list[Route]:
+    """Return the addresses of the view, its pixels and its heatmaps, which ``maker`` makes."""
     contract, _ = read_contract(SHIPPED_RELEASE / "contract.json")
     return [
         Route("/image/{ord:int}", partial(_view, sources, contract.kinds)),
@@ -86,30 +100,30 @@ def image_routes(sources: Sources, pixels: Pixels | None = None) -> list[Route]:
 
 
 async def _view(sources: Sources, kinds: Sequence[KindContract], request: Request) -> Response:
-    return await run_in_threadpool(_page, sources, kinds, request.path_params["ord"])
+    return html(request, await run_in_threadpool(_page, sources, kinds, request.path_params["ord"]))
 
 
-def _page(sources: Sources, kinds: Sequence[KindContract], order: int) -> Response:
+def _page(sources: Sources, kinds: Sequence[KindContract], order: int) -> str:
     seen = _seen(sources, order)
-    result = _result(sources, seen)
+    found = _found(sources, seen)
     view = picture = None
-    if isinstance(result, Result):
-        config = sources.config
-        view = result_view(result, kinds, _reference(config, result), couch_scale(config.couch).name)
-        picture = _picture(seen, result)
-    page = render(
+    if isinstance(found.result, Result):
+        reference = _reference(sources.config, found.result)
+        view = result_view(found.result, kinds, reference, couch_scale(sources.config.couch).name)
+        picture = _picture(seen, found)
+    linked = sources.config.page.dicom_links
+    return render(
         "image.html",
         here="Now",
         as_of=sources.now(),
         seen=seen,
-        heading=_heading(seen, result),
+        heading=_heading(seen, found.result),
         view=view,
         picture=picture,
         scene=_scene(seen, view, picture),
-        files=_files(seen, result),
-        not_linked=NOT_LINKED if view and _names_the_patient(view) else None,
+        files=_files(seen, found, linked=linked),
+        not_linked=NOT_LINKED if view and _names_the_patient(view) and not linked else None,
     )
-    return HTMLResponse(page)
 
 
 def _seen(sources: Sources, order: int) -> Seen:
@@ -119,22 +133,22 @@ def _seen(sources: Sources, order: int) -> Seen:
     return found
 
 
-def _result(sources: Sources, seen: Seen) -> Result | str | None:
-    """Return an image's result, why it cannot be shown, or None: it has none."""
+def _found(sources: Sources, seen: Seen) -> Found:
     if seen.state not in WITH_RESULT:
-        return None
+        return Found(None)
     document = sources.result(seen)
+    if document is not None:
+        return Found(Result.model_validate(document), document)
+    try:
+        document = read_result(seen.result_path)
+    except ResultsNotWritable as exc:
+        return Found(str(exc))
     if document is None:
-        try:
-            document = read_result(seen.result_path)
-        except ResultsNotWritable as exc:
-            return str(exc)
-    if document is None:
-        return None
-    found = understood(document)
-    if isinstance(found, Result) and _is_of(found, seen):
-        return found
-    return found if isinstance(found, str) else "it belongs to another image, or to another version of this file"
+        return Found(None)
+    result = understood(document)
+    if isinstance(result, Result) and not _is_of(result, seen):
+        return Found("it belongs to another image, or to another version of this file")
+    return Found(result)
 
 
 def _is_of(result: Result, seen: Seen) -> bool:
@@ -150,7 +164,10 @@ def _heading(seen: Seen, result: Result | str | None) -> Heading:
         return Heading("bad", "Refused", result.reason)
     if result.status == "no_landmarks":
         return Heading("warn", "No landmarks", "The network found no landmark that it may report.")
-    registration = result.registration
+    return _with_landmarks(result.registration)
+
+
+def _with_landmarks(registration: RegistrationEntry | None) -> Heading:
     if registration is None:
         return Heading("good", "Landmarks found", "No reference belongs to this image, so there is no shift.")
     if registration.status != "ok":
@@ -186,9 +203,9 @@ def _reference(config: Config, result: Result) -> Reference | str | None:
     return f"its landmarks are not drawn: the reference {how}"
 
 
-def _picture(seen: Seen, result: Result) -> Picture:
-    overlay = any(one.name.endswith(".landmarks.png") for one in result.outputs)
-    if result.status == "refused":
+def _picture(seen: Seen, found: Found) -> Picture:
+    overlay = found.served is not None and overlay_of(seen, found.served) is not None
+    if isinstance(found.result, Result) and found.result.status == "refused":
         return Picture(pixels=False, overlay=False, why="A refused image is not shown.")
     try:
         signature(seen.path, seen.name)
@@ -210,17 +227,23 @@ def _scene(seen: Seen, view: ResultView | None, picture: Picture | None) -> str 
     return json.dumps(dict(view.scene) | {"addresses": addresses, "why": picture.why}, allow_nan=False)
 
 
-def _files(seen: Seen, result: Result | str | None) -> tuple[File, ...]:
-    """Return the files of a result; DICOM objects without a link."""
-    if result is None:
+def _files(seen: Seen, found: Found, *, linked: bool) -> tuple[File, ...]:
+    """Return the files of a result; ``linked``: DICOM objects, too, have a link."""
+    if found.result is None:
         return ()
-    at = f"/image/{seen.ord}"
-    listed = result.outputs if isinstance(result, Result) else ()
-    outputs = ((output_kind(one.name), one.name) for one in listed)
+    served, at = _served(seen, linked=linked) if found.served else {}, f"/image/{seen.ord}"
+    outputs = found.result.outputs if isinstance(found.result, Result) else ()
     return (
-        File("result", seen.result_path.name, f"{at}/result.json" if isinstance(result, Result) else None),
-        *(File(what, name, f"{at}/overlay.png" if what == "overlay" else None) for what, name in outputs),
+        File("result", seen.result_path.name, f"{at}/result.json" if found.served else None),
+        *(File(output_kind(one.name), one.name, served.get(one.name)) for one in outputs),
     )
+
+
+def _served(seen: Seen, *, linked: bool) -> dict[str, str]:
+    """Return where the page serves the outputs of a result, by name (`edge.page.files`)."""
+    stem, at = seen.result_path.name.removesuffix(".json"), f"/image/{seen.ord}"
+    objects = {stem + suffix: f"{at}/{kind}.dcm" for kind, suffix in DICOM_KINDS.items()} if linked else {}
+    return {f"{stem}.png": f"{at}/overlay.png"} | objects
 
 
 def _names_the_patient(view: ResultView) -> bool:
@@ -260,7 +283,7 @@ async def _heatmaps(sources: Sources, maker: Pixels, request: Request) -> Respon
 def _wanted(sources: Sources, order: int, do: Literal["pixels", "heatmaps"]) -> Wanted | str:
     """Return what to ask for, or why there is nothing to ask for."""
     seen = _seen(sources, order)
-    result = _result(sources, seen)
+    result = _found(sources, seen).result
     if not isinstance(result, Result) or result.status == "refused":
         return f"{seen.name}: has no result with a picture"
     made = result.provenance

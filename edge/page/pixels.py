@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from edge.processes.child import Child, ChildDied, Message
 COMMAND = ("-m", "edge.page.pixels_child")
 REST_S = 60.0
 ANSWER_S = 60.0  # the first heatmaps open the engine, beside a service that is at work
+CLOSING_S = 2.0
 WAITING = 8  # requests; whoever comes then is told to come again
 MOST_BYTES = 2**26
 
@@ -92,11 +94,15 @@ class Pixels:
             raise Busy from exc
         return future
 
-    def close(self) -> None:
-        """End the child, after what it has in hand. Closing twice is once."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
+    def close(self, within_s: float = CLOSING_S) -> None:
+        """End the child, after what it has in hand where that does not take longer. Closing twice is once."""
+        if self._thread is None:
+            return
+        with suppress(queue.Empty):
+            while job := self._jobs.get_nowait():
+                job[1].cancel()
+        self._jobs.put(None)
+        self._thread.join(within_s)  # what lasts longer ends with this process
         self._thread = None
 
     def _serve(self) -> None:

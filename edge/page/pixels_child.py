@@ -62,8 +62,9 @@ def main(parent: Parent) -> None:
 class Maker:
     """Makes what is asked for with a reader, and with an engine that is opened when it is first needed."""
 
-    def __init__(self, config: Config, reader: ReaderProcess) -> None:
+    def __init__(self, config: Config, reader: ReaderProcess, most_pixels: int = MOST_PIXELS) -> None:
         self._config = config
+        self._most_pixels = most_pixels
         self._reader = reader
         self._engine: Engine | None = None
 
@@ -88,8 +89,8 @@ class Maker:
             raise _NotShown(f"{name}: {GONE}") from exc
         if image.identity.sha256 != sha256:
             raise _NotShown(f"{name}: {CHANGED}")
-        if image.pixels.size > MOST_PIXELS:
-            raise _NotShown(f"{name}: has {image.pixels.size} pixels; the page shows up to {MOST_PIXELS}")
+        if image.pixels.size > self._most_pixels:
+            raise _NotShown(f"{name}: has {image.pixels.size} pixels; the page shows up to {self._most_pixels}")
         return image
 
     def _opened(self, model_sha256: str, contract_sha256: str) -> Engine:
