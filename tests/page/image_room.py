@@ -12,7 +12,7 @@ from PIL import Image
 
 from edge.by_hand import reference_of_image
 from edge.config import Config, DropFolderConfig, ReferenceRule
-from edge.engines import open_engine
+from edge.engines import Engine
 from edge.pipeline import Pipeline
 from edge.registration.alignment import References
 from edge.registration.reference import ReferenceLandmark, add_reference
@@ -31,7 +31,7 @@ SCRIPT = "</script><script>window.hacked=1</script><img src=x onerror=window.hac
 class ImageRoom:
     """A drop folder with results, and the journal that knows of them; files are known by the order they came in."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, engine: Engine) -> None:
         self.drop, self.references, state = root / "drop", root / "references", root / "state"
         for folder in (self.drop, state):
             folder.mkdir(parents=True)
@@ -40,8 +40,8 @@ class ImageRoom:
         )
         self.service = Service(None, self.config, "landmarknet-edge.service")
         self.orders: dict[str, int] = {}
-        self._engine = open_engine(None, threads=1)
-        self._pipeline = Pipeline(self._engine, self.config.sha256())
+        self._engine = engine
+        self._pipeline = Pipeline(engine, self.config.sha256())
         self._journal = state / JOURNAL
 
     def known(self, name: str, state: State = State.DONE, sha256: str | None = None, **facts: object) -> int:
