@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from edge.errors import EdgeError
 from edge.page.answers import html
 from edge.page.doors import Doors
+from edge.page.engines_routes import engines_routes
 from edge.page.files import file_routes
 from edge.page.guard import Guard
 from edge.page.image_view import image_routes
@@ -30,6 +31,7 @@ from edge.page.pixels import Pixels
 from edge.page.render import render
 from edge.page.sources import Sources
 from edge.page.static_files import static_route
+from edge.page.trends_routes import trends_routes
 
 ORDER = r"[0-9]{1,18}"  # SQLite's integers have 63 bits
 WORDS = {404: "Not here", 503: "Not just now"}
@@ -57,6 +59,8 @@ def page_app(sources: Sources, doors: Doors) -> ASGIApp:
             *_now_routes(sources),
             live_route(changed),
             *image_routes(sources, pixels),
+            *trends_routes(sources),
+            *engines_routes(sources),
             *file_routes(sources),
             static_route(),
             Route("/healthz", _healthz),

@@ -36,11 +36,6 @@ class Kept(Generic[T]):
                 self._things.popitem(last=False)
         return made
 
-    def has(self, path: Path, key: Hashable) -> bool:
-        """Tell whether `get` would have to make nothing, as far as is known without a look at the disk."""
-        with self._lock:
-            return (path, key) in self._things
-
 
 def version_of(path: Path) -> Version:
     """Return what tells one version of a file from the next."""

@@ -37,7 +37,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Shown:
-    """A file, and what is shown of it. ``level``: good, warn, bad or idle, each with a shape of its own."""
+    """A file, and what is shown of it. ``level``: plain, warn, bad or idle, each with a shape of its own.
+
+    Never good: a shift that is known may be a large one, and green would say that all is well.
+    """
 
     seen: Seen
     word: str
@@ -80,11 +83,11 @@ def _of_result(seen: Seen, result: dict[str, Any]) -> Shown:
     number, entry = len(result["landmarks"]), result["registration"]
     if entry is None:
         return Shown(
-            seen, "landmarks found", "good", "No reference for this image: no shift.", (), None, number, overlay
+            seen, "landmarks found", "plain", "No reference for this image: no shift.", (), None, number, overlay
         )
     if entry["status"] != "ok" or entry["shift_mm"] is None:
         return Shown(seen, "shift withheld", "warn", entry["reason"], (), None, number, overlay)
-    return Shown(seen, "shift known", "good", None, axes_of(entry), rotation_of(entry), number, overlay)
+    return Shown(seen, "shift known", "plain", None, axes_of(entry), rotation_of(entry), number, overlay)
 
 
 def _plain(seen: Seen, word: str, level: str, why: str | None, *, overlay: bool) -> Shown:

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge.errors import JournalDamaged, ResultsNotWritable, SpoolFull, StateUnusable
+from edge.errors import JournalDamaged, SpoolFull, StateUnusable
 from edge.page.changes import Changes
 from edge.page.kept import Kept
 from edge.page.trend_rows import TrendRow, trend_row
 from edge.results.document import Result
-from edge.results.publish import image_name, mirrored_folder, read_result, result_path
+from edge.results.files import read_ours
+from edge.results.publish import image_name, mirrored_folder, result_path
 from edge.service.installed import Service
 from edge.service.journal import Entry, Journal
 from edge.service.state import JOURNAL, state_folder
@@ -34,7 +34,9 @@ NO_JOURNAL = (StateUnusable, SpoolFull, JournalDamaged)  # not yet, or not just 
 STATUS_KEPT_S = 1.0
 STATUS_WAIT_S = 0.3  # a share that hangs keeps the status for seconds: the last one is shown, with its time
 RESULTS_KEPT = 256
-ROWS_KEPT = 50_000
+LARGEST_ORDER = 2**63 - 1  # of SQLite
+NO_ROW = ("", None)
+ROWS_MOST, ROWS_AT_ONCE = 50_000, 100
 WITH_RESULT = (State.PUBLISHED, *FINISHED)
 
 
@@ -65,8 +67,10 @@ class Sources:
         self._journal = state_folder(service.config) / JOURNAL
         self._changes = Changes(self._journal)
         self._results = Kept[dict[str, Any] | None](RESULTS_KEPT)
-        self._rows = Kept[TrendRow](ROWS_KEPT)
-        self._asking = ThreadPoolExecutor(1, "status")
+        self._rows: dict[int, tuple[str, TrendRow | None]] = {}  # by order, with the time at which it was finished
+        self._rows_lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(2, "sources")  # one for the status, one for results that are read meanwhile
+        self._reading: Future[object] | None = None
         self._status: Status | None = None
         self._status_s = 0.0
         self._asked: Future[Status] | None = None
@@ -74,7 +78,7 @@ class Sources:
 
     def close(self) -> None:
         """Let go of the journal."""
-        self._asking.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._changes.close()
 
     def recent(self, limit: int, before: int | None = None) -> tuple[Seen, ...]:
@@ -86,7 +90,9 @@ class Sources:
 
     def seen(self, order: int) -> Seen | None:
         """Return the file of an order."""
-        return next(iter(self._seen(lambda journal: journal.by_order(order))), None)
+        if order > LARGEST_ORDER:
+            return None
+        return next(iter(self._seen(lambda journal: journal.by_orders([order]))), None)
 
     def result(self, seen: Seen) -> dict[str, Any] | None:
         """Return a file's result, if it has one that belongs to it and is whole: what lies there may be anybody's."""
@@ -103,7 +109,7 @@ class Sources:
             if self._status is not None and self._clock() - self._status_s < STATUS_KEPT_S:
                 return self._status
             if self._asked is None:
-                self._asked = self._asking.submit(lambda: gather(self.service, self.now()))
+                self._asked = self._pool.submit(lambda: gather(self.service, self.now()))
             asked, last = self._asked, self._status
         try:
             found = asked.result(None if last is None else STATUS_WAIT_S)
@@ -124,18 +130,19 @@ class Sources:
         return self._changes.version()
 
     def trend_rows(self, since: datetime, until_s: float = float("inf")) -> tuple[tuple[TrendRow, ...], int]:
-        """Return a row for each result since then, oldest first, and how many could not be read until ``until_s``.
+        """Return a row for each image finished since then, oldest first, and how many were not read until ``until_s``.
 
-        Rows are kept, so whoever asks again gets more of them.
+        Rows are kept and the newest are read first, so whoever asks again gets the rest.
         """
-        rows, unread = [], 0
-        for seen in self._seen(lambda journal: journal.finished_since(since)):
-            key = (seen.ord, seen.state, seen.changed_utc)
-            if self._clock() > until_s and not self._rows.has(seen.result_path, key):
-                unread += 1
-                continue
-            rows.append(self._rows.get(seen.result_path, key, partial(_row, seen)))
-        return tuple(rows), unread
+        finished = self._ask(lambda journal: journal.finished_since(since), [])[-ROWS_MOST:]
+        missing = [order for order, when in reversed(finished) if self._rows.get(order, NO_ROW)[0] != when]
+        for start in range(0, len(missing), ROWS_AT_ONCE):
+            if self._clock() > until_s:
+                self._read_on(since)
+                break
+            self._read_rows(missing[start : start + ROWS_AT_ONCE], dict(finished))
+        rows = [row for order, when in finished for at, row in [self._rows.get(order, NO_ROW)] if at == when and row]
+        return tuple(rows), len(finished) - len(rows)
 
     def constancy(self, limit: int) -> Sequence[Any]:
         """Return the runs of the golden images, the last one first."""
@@ -145,6 +152,21 @@ class Sources:
         """Return what the store holds; () without a store. Raises `Stop` where the store refuses."""
         config = self.config
         return () if config.store is None else Store(config.store, config.release_key).list()
+
+    def _read_on(self, since: datetime) -> None:
+        """Have the rest read meanwhile, one reading at a time."""
+        with self._lock:
+            if self._reading is None or self._reading.done():
+                self._reading = self._pool.submit(self.trend_rows, since)
+
+    def _read_rows(self, orders: Sequence[int], when: Mapping[int, str]) -> None:
+        with self._rows_lock:  # two who ask at once would read everything twice
+            missing = [order for order in orders if self._rows.get(order, NO_ROW)[0] != when[order]]
+            for seen in self._seen(lambda journal: journal.by_orders(missing)):
+                row = trend_row(seen.ord, seen.name, seen.state, seen.kind, seen.changed_utc, _result_of(seen))
+                self._rows[seen.ord] = when[seen.ord], row
+            while len(self._rows) > ROWS_MOST:
+                self._rows.pop(next(iter(self._rows)))
 
     def _seen(self, ask: Callable[[Journal], Sequence[Entry]]) -> tuple[Seen, ...]:
         return tuple(map(self._of_entry, self._ask(ask, ())))
@@ -164,21 +186,24 @@ class Sources:
 
 
 def _result(seen: Seen) -> dict[str, Any] | None:
-    document = _document(seen.result_path)
-    image = document["image"] if document else {}
-    ours = image.get("name") == seen.name and seen.sha256 in (None, image.get("sha256"))
-    return document if ours else None
-
-
-def _row(seen: Seen) -> TrendRow:
-    return trend_row(seen.ord, seen.name, seen.state, seen.kind, seen.changed_utc, _result(seen))
-
-
-def _document(path: Path) -> dict[str, Any] | None:
     """Return a result as its model writes it; None for what is none, or none that can be shown, such as NaN."""
-    try:
-        document = read_result(path)
-        json.dumps(document, allow_nan=False)
-        return Result.model_validate(document).model_dump(mode="json", by_alias=True) if document else None
-    except (ValueError, OverflowError, RecursionError, ResultsNotWritable):
+    found = _result_of(seen)
+    if found is None:
         return None
+    document = found.model_dump(mode="json", by_alias=True)
+    try:
+        json.dumps(document, allow_nan=False)
+    except ValueError:
+        return None
+    return document
+
+
+def _result_of(seen: Seen) -> Result | None:
+    """Return what lies where a file's result belongs, if it is of that very file."""
+    try:
+        data = read_ours(seen.result_path)
+        found = Result.model_validate_json(data) if data else None
+    except (OSError, ValueError):  # gone, or not there just now; no result of ours
+        return None
+    ours = found is not None and found.image.name == seen.name and seen.sha256 in (None, found.image.sha256)
+    return found if ours else None

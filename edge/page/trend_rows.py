@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+from edge.results.document import Result
 
 SHORT = 10  # hex digits of a hash that are shown: enough to tell the courses of a clinic apart
 
@@ -38,33 +40,37 @@ class TrendRow:
 
 
 def trend_row(
-    order: int, name: str, state: str, kind: str | None, when_utc: datetime, result: dict[str, Any] | None
+    order: int, name: str, state: str, kind: str | None, when_utc: datetime, result: Result | None
 ) -> TrendRow:
-    """Return the row of a file whose result, if any, was validated."""
-    found = result or {}
-    entry = found.get("registration") or {}
-    reference, shift, half = (entry.get(part) or {} for part in ("reference", "shift_mm", "interval95_mm"))
-    timing = found.get("timing_ms") or {}
+    """Return the row of a file; ``result`` None: none could be read."""
+    outcome = result.status if result else state
+    refused = "refused" in (state, outcome)
+    entry = result.registration if result else None
+    reference, shift, half = (entry.reference, entry.shift_mm, entry.interval95_mm) if entry else (None, None, None)
     return TrendRow(
         ord=order,
         name=name,
         when_utc=when_utc,
-        outcome=found.get("status") or state,
-        refused_for=kind if state == "refused" or found.get("status") == "refused" else None,
-        landmarks=len(found["landmarks"]) if found and found["status"] != "refused" else None,
-        registration=entry.get("status"),
-        plan=_short(reference.get("plan")),
-        beam=_short(reference.get("key")),
-        gantry_deg=entry.get("gantry_deg"),
-        x_mm=shift.get("x"),
-        y_mm=shift.get("y"),
-        half_x_mm=half.get("x"),
-        half_y_mm=half.get("y"),
-        rotation_deg=entry.get("rotation_deg"),
-        residual_mm=entry.get("residual_mm"),
-        took_ms=round(sum(timing.values()), 1) if timing else None,
+        outcome=outcome,
+        refused_for=kind if refused else None,
+        landmarks=len(result.landmarks) if result and not refused else None,
+        registration=entry.status if entry else None,
+        plan=_short(reference.plan if reference else None),
+        beam=_short(reference.key if reference else None),
+        gantry_deg=_finite(entry.gantry_deg if entry else None),
+        x_mm=_finite(shift.x if shift else None),
+        y_mm=_finite(shift.y if shift else None),
+        half_x_mm=_finite(half.x if half else None),
+        half_y_mm=_finite(half.y if half else None),
+        rotation_deg=_finite(entry.rotation_deg if entry else None),
+        residual_mm=_finite(entry.residual_mm if entry else None),
+        took_ms=_finite(sum(result.timing_ms.values()) if result and result.timing_ms else None),
     )
 
 
 def _short(sha256: str | None) -> str | None:
     return sha256[:SHORT] if sha256 else None
+
+
+def _finite(figure: float | None) -> float | None:
+    return round(figure, 3) if figure is not None and math.isfinite(figure) else None

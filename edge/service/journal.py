@@ -193,15 +193,19 @@ class Journal:
         query = f"{SELECT} WHERE {where} ORDER BY changed_utc DESC, ord DESC LIMIT ?"
         return [_entry(row) for row in self._read(query, rows[0][0], before, limit)]
 
-    def by_order(self, order: int) -> list[Entry]:
-        """Return the file of an order, if there is one."""
-        return [_entry(row) for row in self._read(f"{SELECT} WHERE ord = ?", order)]
+    def by_orders(self, orders: Sequence[int]) -> list[Entry]:
+        """Return the files of some orders."""
+        marks = ", ".join("?" for _ in orders)
+        return [_entry(row) for row in self._read(f"{SELECT} WHERE ord IN ({marks})", *orders)]
 
-    def finished_since(self, since_utc: datetime) -> list[Entry]:
-        """Return the images that were finished since then, the first one first."""
+    def finished_since(self, since_utc: datetime) -> list[tuple[int, str]]:
+        """Return the order of each image that was finished since then, the first one first, and when, as text.
+
+        Not the files themselves: there may be tens of thousands, and whoever asks again has read most of them.
+        """
         where = f"state IN ({FINISHED_SQL}) AND NOT {LEFT_ALONE_SQL} AND changed_utc >= ?"
-        query = f"{SELECT} WHERE {where} ORDER BY changed_utc, ord"
-        return [_entry(row) for row in self._read(query, _text(since_utc))]
+        query = f"SELECT ord, changed_utc FROM files WHERE {where} ORDER BY changed_utc, ord"  # noqa: S608
+        return self._read(query, _text(since_utc))
 
     def last_arrival(self, folder: Path) -> datetime | None:
         """Return when an image of this drop folder last got its result; files that are no images are none."""
