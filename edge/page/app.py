@@ -23,8 +23,10 @@ from edge.page.answers import html
 from edge.page.engines_routes import engines_routes
 from edge.page.files import file_routes
 from edge.page.guard import Guard
+from edge.page.image_view import image_routes
 from edge.page.live import Changed, live_route
 from edge.page.now_view import now_of
+from edge.page.pixels import Pixels
 from edge.page.render import render
 from edge.page.sources import Sources
 from edge.page.static_files import static_route
@@ -38,6 +40,7 @@ WORDS = {404: "Not here", 503: "Not just now"}
 def page_app(sources: Sources, doors: Doors) -> ASGIApp:
     """Return the application; it closes the sources when it ends."""
     changed = Changed(lambda: anyio.to_thread.run_sync(sources.data_version))
+    pixels = Pixels(sources.config)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -48,12 +51,14 @@ def page_app(sources: Sources, doors: Doors) -> ASGIApp:
             looking.cancel()
             with suppress(asyncio.CancelledError):
                 await looking
+            await anyio.to_thread.run_sync(pixels.close)
             sources.close()
 
     app = Starlette(
         routes=[
             *_now_routes(sources),
             live_route(changed),
+            *image_routes(sources, pixels),
             *trends_routes(sources),
             *engines_routes(sources),
             *file_routes(sources),

@@ -163,11 +163,15 @@ def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def _shade(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
     """Return the opacity (h, w) uint8 of one heatmap over the image's part of the network's square."""
+    return (np.clip(over_image(heatmap, placement, shape), 0, 1) * SHADE * 255).astype(np.uint8)
+
+
+def over_image(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
+    """Return the (h, w) part of a heatmap (S, S) that covers an image (height, width), at one value a network px."""
     rows, columns = (_pixels_of_site(sites) for sites in heatmap.shape)
     full = np.repeat(np.repeat(heatmap, rows, axis=0), columns, axis=1)
     x, y = placement.offset
-    placed = full[y : y + round(shape[0] * placement.scale[1]), x : x + round(shape[1] * placement.scale[0])]
-    return (np.clip(placed, 0, 1) * SHADE * 255).astype(np.uint8)
+    return full[y : y + round(shape[0] * placement.scale[1]), x : x + round(shape[1] * placement.scale[0])]
 
 
 def _pixels_of_site(sites: int) -> np.ndarray:

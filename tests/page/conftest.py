@@ -1,14 +1,28 @@
-"""What tests of the page share: a made room, and its application asked without a network."""
+"""What tests of the page share: rooms with results, and the application asked without a network."""
 
 import time
 
 import pytest
 
+from edge.engines import open_engine
 from edge.page.app import page_app
 from edge.page.sources import Sources
 from edge.service.page_doors import doors_of
 from tests.page.client import Client
+from tests.page.image_room import ImageRoom
 from tests.page.made_room import NOW, MadeRoom
+
+
+@pytest.fixture(scope="session")
+def shipped_engine():
+    """Return the shipped release, opened."""
+    return open_engine(None, threads=1)
+
+
+@pytest.fixture(scope="session")
+def image_room(tmp_path_factory, shipped_engine):
+    """Return a room with an image of every sort that the view of one image must show. Not to be changed."""
+    return ImageRoom(tmp_path_factory.mktemp("images"), shipped_engine).of_every_sort()
 
 
 @pytest.fixture
