@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 600, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 16, 34
 MARKS_MOST = 160  # of one series; more are gathered into spans of time
 SPANS = tuple(timedelta(hours=hours) for hours in (1, 3, 6, 12, 24, 7 * 24, 28 * 24))
-SPAN_WORDS = ("hour", "3 hours", "6 hours", "12 hours", "day", "7 days", "28 days")
+SPAN_WORDS = ("an hour", "3 hours", "6 hours", "12 hours", "a day", "7 days", "28 days")
 MOST = 1e6  # a figure beyond is no figure of ours, and would flatten all others
 STEPS = (1, 2, 2.5, 5, 10)
 
@@ -68,7 +68,7 @@ def time_plot(
     inside = "".join([*_grid(frame, ticks, unit), *_dates(frame), *_legend(series)])
     inside += "".join(part for one, found in binned for part in _marks(frame, one.mark, found))
     head = f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}, {escape(unit)}">'
-    caption = "" if span is None else f"Each mark is the median of one {words}; its line spans all figures. "
+    caption = "" if span is None else f"Each mark is the median of {words}; its line spans all figures. "
     return Plot(name, unit, f"{head}{inside}</svg>", caption.strip(), *_table(binned, span, end, digits))
 
 

@@ -8,6 +8,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 from edge.config import PageConfig
 from edge.errors import BadConfig
@@ -62,7 +63,8 @@ def check_page(config: PageConfig) -> Iterator[Finding]:
         doors_of(config)
         demand_certificate(config)
     except BadConfig as exc:
-        yield fault_of(exc, "see docs/page.md")
+        found = fault_of(exc, "see docs/page.md")
+        yield replace(found, what=f"page: {found.what}")
         return
     try:
         bound(config).close()
