@@ -8,9 +8,17 @@ from edge.engines import open_engine
 from edge.page.app import page_app
 from edge.page.sources import Sources
 from edge.service.page_doors import doors_of
+from tests.page.browser import browser
 from tests.page.client import Client
 from tests.page.image_room import ImageRoom
 from tests.page.made_room import NOW, MadeRoom
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Return a browser, for one module: see `tests.page.browser`."""
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

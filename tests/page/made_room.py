@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -26,6 +28,7 @@ REFUSALS = (
     ("UnsupportedImage", "several frames in one file; send each by itself"),
 )
 COURSES = 12
+DRAWN = 120  # of the last images only there is a picture: thousands take their time
 
 
 @dataclass
@@ -84,7 +87,7 @@ class MadeRoom:
             kind, why = REFUSALS[order % len(REFUSALS)]
             state, reason = State.REFUSED, f"{image.name}: {why}"
         else:
-            self.publish(image, sha256, document(order, sort, chance), picture)
+            self.publish(image, sha256, document(order, sort, chance), picture if order > number - DRAWN else None)
         return self.entry(order, image, state, when, sha256, kind, reason)
 
     def entry(self, order, image, state, when, sha256=None, kind=None, reason=None):
@@ -93,13 +96,15 @@ class MadeRoom:
             order, str(self.drop), str(image), signature, state, 0, 0, reason, sha256, None, when, when, kind=kind
         )
 
-    def publish(self, image: Path, sha256: str, result: dict, picture: bytes) -> Path:
+    def publish(self, image: Path, sha256: str, result: dict, picture: bytes | None) -> Path:
         """Write a result and its overlay without the durability of the real ones: there are thousands."""
         path = result_path(image, None)
         overlay = path.with_name(path.name.removesuffix("json") + "png")
         result["image"] |= {"name": image_name(image), "sha256": sha256}
-        result["outputs"] = [{"name": image_name(overlay), "sha256": hashlib.sha256(picture).hexdigest()}]
-        overlay.write_bytes(picture)
+        result["outputs"] = []
+        if picture is not None:
+            result["outputs"] = [{"name": image_name(overlay), "sha256": hashlib.sha256(picture).hexdigest()}]
+            overlay.write_bytes(picture)
         path.write_text(json.dumps(result))
         return path
 
@@ -110,7 +115,7 @@ class MadeRoom:
 
 def document(order: int, sort: int, chance: random.Random) -> dict:
     """Return a result of one of ten sorts: mostly a shift, else withheld, without landmarks, or without reference."""
-    result = json.loads(EXAMPLE.read_text())
+    result = copy.deepcopy(_example())
     entry = result["registration"]
     course = order % COURSES
     entry["reference"]["plan"] = hashlib.sha256(b"plan %d" % course).hexdigest()
@@ -130,6 +135,12 @@ def document(order: int, sort: int, chance: random.Random) -> dict:
     return result
 
 
+@cache
+def _example() -> dict:
+    return json.loads(EXAMPLE.read_text())
+
+
+@cache
 def overlay_bytes(width: int = 64, height: int = 48) -> bytes:
     """Return a small picture."""
     import io
