@@ -179,7 +179,7 @@ def test_what_a_shift_rests_on_is_told():
     assert told["Runner-up"] == "x +0.4 mm, y +25.0 mm, less likely by 12.3 nats"
     assert told["Residual"] == "2.3 mm root mean square"
     assert told["Landmarks that agree"] == "2, lines not counted"
-    assert told["Do not agree"] == "spinous process"
+    assert told["Landmarks that do not"] == "spinous process"
     assert (told["Gantry angle"], told["Couch angle"], told["Couch scale"]) == ("90.0°", "350.0°", "IEC 61217")
 
 
