@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +86,8 @@ def watch(
     from edge.service.serving import serve
 
     with stop_exits_with(Stop.exit_status), try_again_exits_with(1):
-        waiting = serve(lambda: watched_config(config, folder), open_log(), once=once)
+        page = () if once else page_command(config, folder)
+        waiting = serve(lambda: watched_config(config, folder), open_log(), once=once, page=page)
     raise typer.Exit(1 if once and waiting else 0)
 
 
@@ -138,6 +141,13 @@ def watched_config(path: Path | None, folder: Path | None) -> Config:
         config = config.model_copy(update={"drop_folder": (DropFolderConfig(path=folder.resolve()),)})
     demand_drop_folders(config)
     return config
+
+
+def page_command(path: Path | None, folder: Path | None) -> tuple[str, ...]:
+    """Return the command that serves the page of what is watched, for as long as this process lives."""
+    named = [] if path is None else ["--config", str(path)]
+    place = [] if folder is None else [str(folder)]
+    return (sys.executable, "-P", "-m", "edge.cli", "page", *place, *named, "--parent", str(os.getpid()))
 
 
 def open_pipeline(config: Config) -> Pipeline:

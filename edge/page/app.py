@@ -20,7 +20,6 @@ from starlette.types import ASGIApp
 
 from edge.errors import EdgeError
 from edge.page.answers import html
-from edge.page.doors import Doors
 from edge.page.engines_routes import engines_routes
 from edge.page.files import file_routes
 from edge.page.guard import Guard
@@ -32,6 +31,7 @@ from edge.page.render import render
 from edge.page.sources import Sources
 from edge.page.static_files import static_route
 from edge.page.trends_routes import trends_routes
+from edge.service.page_doors import Doors
 
 ORDER = r"[0-9]{1,18}"  # SQLite's integers have 63 bits
 WORDS = {404: "Not here", 503: "Not just now"}

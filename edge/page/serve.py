@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import socket
-import ssl
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import uvicorn
 from structlog.typing import FilteringBoundLogger
 
 from edge.config import PageConfig
-from edge.errors import BadConfig
 from edge.page.app import page_app
-from edge.page.doors import Doors, doors_of
 from edge.page.sources import Sources
 from edge.service.installed import Service
+from edge.service.page_doors import Doors, address_of, bound, demand_certificate, doors_of
 
 CONNECTIONS_MOST = 64
-BACKLOG = 64
 KEEP_ALIVE_S = 15
 GRACE_S = 1  # at the end: an open /events would go on for ever
 PARENT_EVERY_S = 1.0
+NICE, OOM_SCORE = 5, 500
 
 
 def serve_page(service: Service, log: FilteringBoundLogger, *, parent: int | None = None) -> None:
@@ -36,45 +35,11 @@ def serve_page(service: Service, log: FilteringBoundLogger, *, parent: int | Non
     with bound(config) as listener:
         sources = Sources(service, time.monotonic)
         server = uvicorn.Server(_settings(config, sources, doors))
+        _stand_back()
         if parent is not None:
             threading.Thread(target=_end_with, args=(parent, server), daemon=True).start()
         log.info("page served", address=address_of(config, listener.getsockname()[1]), token=doors.token is not None)
         server.run(sockets=[listener])
-
-
-def address_of(config: PageConfig, port: int | None = None) -> str:
-    """Return where a browser finds the page."""
-    host = f"[{config.bind}]" if ":" in config.bind else config.bind
-    return f"{'http' if config.certificate is None else 'https'}://{host}:{port or config.port}/"
-
-
-def bound(config: PageConfig) -> socket.socket:
-    """Return a socket that listens where the page is wanted; raise `BadConfig`."""
-    family = socket.AF_INET6 if ":" in config.bind else socket.AF_INET
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.bind, config.port))
-        listener.listen(BACKLOG)
-    except OSError as exc:
-        listener.close()
-        raise BadConfig(
-            f"page: {config.bind} port {config.port} cannot be served ({exc.strerror}); set another page.port"
-        ) from exc
-    return listener
-
-
-def demand_certificate(config: PageConfig) -> None:
-    """Raise `BadConfig` where certificate and key cannot be used together."""
-    if config.certificate is None:
-        return
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.certificate, config.key)
-    except (OSError, ssl.SSLError) as exc:  # SSLError is an OSError; both are meant
-        raise BadConfig(
-            f"{config.certificate}: cannot be used with {config.key} ({exc.strerror or exc}); name a certificate with "
-            "its chain and its own key, both PEM, that the service's user may read"
-        ) from exc
 
 
 def _settings(config: PageConfig, sources: Sources, doors: Doors) -> uvicorn.Config:
@@ -96,6 +61,14 @@ def _settings(config: PageConfig, sources: Sources, doors: Doors) -> uvicorn.Con
         ssl_certfile=config.certificate,
         ssl_keyfile=config.key,
     )
+
+
+def _stand_back() -> None:
+    """Have the images come first: less of the processor, and the first to be ended where memory is short."""
+    with suppress(OSError):  # the unit may not allow it
+        os.nice(NICE)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
 def _end_with(parent: int, server: uvicorn.Server) -> None:

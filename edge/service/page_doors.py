@@ -1,8 +1,10 @@
-"""Who may look: the names that a browser may ask for, and a token where other machines can reach the page."""
+"""Who may look at the page and where: address, certificate, the names that a browser may ask for, and a token."""
 
 from __future__ import annotations
 
 import hmac
+import socket
+import ssl
 import stat
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,6 +14,8 @@ from edge.config import PageConfig
 from edge.errors import BadConfig
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+BACKLOG = 64  # connections that the kernel holds
+PAGE_NAME = "landmarknet-edge"  # what each answer says, so that `check` knows whom it asked
 TOKEN_FEWEST = 24  # characters: nobody guesses as many
 TOKEN_MOST_BYTES = 4096
 MAKE_ONE = "make one: (umask 077; openssl rand -hex 24 > FILE), readable by the service's user alone"
@@ -66,6 +70,41 @@ def read_token(file: Path) -> str:
     if len(text) < TOKEN_FEWEST or not text.isprintable() or " " in text:
         raise BadConfig(f"{file}: holds no token of at least {TOKEN_FEWEST} characters in one word; {MAKE_ONE}")
     return text
+
+
+def address_of(config: PageConfig, port: int | None = None) -> str:
+    """Return where a browser finds the page."""
+    host = f"[{config.bind}]" if ":" in config.bind else config.bind
+    return f"{'http' if config.certificate is None else 'https'}://{host}:{port or config.port}/"
+
+
+def bound(config: PageConfig) -> socket.socket:
+    """Return a socket that listens where the page is wanted; raise `BadConfig`."""
+    family = socket.AF_INET6 if ":" in config.bind else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.bind, config.port))
+        listener.listen(BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise BadConfig(
+            f"page: {config.bind} port {config.port} cannot be served ({exc.strerror}); set another page.port"
+        ) from exc
+    return listener
+
+
+def demand_certificate(config: PageConfig) -> None:
+    """Raise `BadConfig` where certificate and key cannot be used together."""
+    if config.certificate is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.certificate, config.key)
+    except (OSError, ssl.SSLError) as exc:  # SSLError is an OSError; both are meant
+        raise BadConfig(
+            f"{config.certificate}: cannot be used with {config.key} ({exc.strerror or exc}); name a certificate with "
+            "its chain and its own key, both PEM, that the service's user may read"
+        ) from exc
 
 
 def _same(one: str, other: str) -> bool:
