@@ -78,7 +78,14 @@ def test_missing_entries_of_an_older_version_are_null_or_empty():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"status": "splendid"}, {"image": None}, {"landmarks": [1]}, {"landmarks": {}}, {"provenance": {}}, {"timing_ms": 3}],
+    [
+        {"status": "splendid"},
+        {"image": None},
+        {"landmarks": [1]},
+        {"landmarks": {}},
+        {"provenance": {}},
+        {"timing_ms": 3},
+    ],
     ids=str,
 )
 def test_what_contradicts_the_schema_is_not_shown_and_says_where(changes):
