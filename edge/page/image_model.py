@@ -329,7 +329,7 @@ def _landmark(entry: LandmarkEntry, kind: Kind, geometry: ImageGeometry | None) 
 
 def _sigma(sigma_px: float | None, geometry: ImageGeometry | None) -> str:
     if sigma_px is None:
-        return "not given"
+        return "–"
     if geometry is None:
         return f"{sigma_px:.1f} px"
     mm_per_px = float(np.sqrt(np.prod(geometry.mm_per_px_at_isocentre)))
@@ -433,7 +433,7 @@ def _registration_rows(entry: RegistrationEntry, couch: str, *, withheld: bool) 
     )
     return (
         *(() if withheld else shift_rows),
-        Row("Do not agree", ", ".join(one.replace("_", " ") for one in entry.outliers) or "none"),
+        Row("Landmarks that do not", ", ".join(one.replace("_", " ") for one in entry.outliers) or "none"),
         Row("Gantry angle", _angle(entry.gantry_deg)),
         Row("Couch angle", _angle(entry.support_deg)),
         Row("Couch scale", couch),

@@ -1,7 +1,7 @@
 """The process that reads an image's pixels and computes its heatmaps for the page. `edge.page.pixels` starts it.
 
 A child of its own reads the file, under the limits of the service's reader. Whatever becomes of either, neither page
-nor daemon is held up: this is the least urgent process of the room.
+nor daemon is held up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from edge.results.overlay import over_image
 from edge.source_file import demand_not_too_large, signature
 from edge.store import Store
 
-NICE = 15
+NICE = 5  # less urgent than the service, and yet not starved where that is at work for long
+READ_WALL_S = 45.0  # of a process that is not urgent; what it may compute is the configuration's
 MOST_PIXELS = 4096**2  # 32 MiB to the browser; portal images have 0.2 to 4 megapixels
 FULL = 65535  # what the brightest pixel becomes
 GONE = "the file is not there any more, or cannot be read just now"
@@ -50,7 +52,7 @@ def main(parent: Parent) -> None:
     requests = parent.requests()
     config = Config.model_validate(next(requests).header["config"])
     with ExitStack() as held:
-        reader = ReaderProcess(ReaderLimits.of(config))
+        reader = ReaderProcess(replace(ReaderLimits.of(config), wall_s=READ_WALL_S))
         held.callback(reader.close)
         reader.start()
         maker = Maker(config, reader)

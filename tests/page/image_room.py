@@ -105,6 +105,15 @@ class ImageRoom:
         """Put another document in the place of a result."""
         self.result_file(name).write_text(json.dumps(document))
 
+    def config_file(self) -> Path:
+        """Write the configuration, for a process of its own."""
+        file = self.config.state_dir.parent / "room.toml"
+        file.write_text(
+            f"state_dir = {json.dumps(str(self.config.state_dir))}\nreferences = {json.dumps(str(self.references))}\n"
+            f"[[drop_folder]]\npath = {json.dumps(str(self.drop))}\n"
+        )
+        return file
+
     def of_every_sort(self) -> "ImageRoom":
         """Have an image of every sort that the view must show."""
         self.registered("registered.dcm", signed=True)

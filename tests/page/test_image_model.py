@@ -78,7 +78,14 @@ def test_missing_entries_of_an_older_version_are_null_or_empty():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"status": "splendid"}, {"image": None}, {"landmarks": [1]}, {"landmarks": {}}, {"provenance": {}}, {"timing_ms": 3}],
+    [
+        {"status": "splendid"},
+        {"image": None},
+        {"landmarks": [1]},
+        {"landmarks": {}},
+        {"provenance": {}},
+        {"timing_ms": 3},
+    ],
     ids=str,
 )
 def test_what_contradicts_the_schema_is_not_shown_and_says_where(changes):
@@ -179,7 +186,7 @@ def test_what_a_shift_rests_on_is_told():
     assert told["Runner-up"] == "x +0.4 mm, y +25.0 mm, less likely by 12.3 nats"
     assert told["Residual"] == "2.3 mm root mean square"
     assert told["Landmarks that agree"] == "2, lines not counted"
-    assert told["Do not agree"] == "spinous process"
+    assert told["Landmarks that do not"] == "spinous process"
     assert (told["Gantry angle"], told["Couch angle"], told["Couch scale"]) == ("90.0°", "350.0°", "IEC 61217")
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from edge.config import CouchConfig, PageConfig
 from edge.page.app import page_app
-from edge.page.doors import Doors
 from edge.page.sources import Sources
 from edge.portal_image import read_portal_image
 from edge.service.installed import Service
+from edge.service.page_doors import Doors
 from edge.settle import State
 from tests.page.client import Client
 from tests.page.image_room import HOSTILE, SCRIPT, ImageRoom

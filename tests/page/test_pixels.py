@@ -134,6 +134,16 @@ def test_a_child_at_rest_is_ended():
     pixels.close()
 
 
+def asked_until_busy(pixels, wanted):
+    held = []
+    try:
+        while len(held) < 10:
+            held.append(pixels.ask(wanted))
+    except Busy:
+        return held
+    pytest.fail("nobody was told to come again")
+
+
 def test_more_than_may_wait_are_told_to_come_again():
     waits = """
     for request in requests:
@@ -145,10 +155,8 @@ def test_more_than_may_wait_are_told_to_come_again():
     slow = Wanted("pixels", f"/proc/{os.getpid()}/fd/{read}", "X.dcm", "a" * 64, "b" * 64, "c" * 64)
     with child_that(waits, waiting=1) as pixels:
         first = pixels.ask(slow)
-        held = []
-        with pytest.raises(Busy):
-            while len(held) < 3:  # one is in hand, or about to be, and one waits
-                held.append(pixels.ask(slow))
+        held = asked_until_busy(pixels, slow)
+        assert 1 <= len(held) <= 2  # one waits, and one more where the first was in hand already
         os.close(write)
         assert all(one.result(timeout=30).data == b"pixels" for one in (first, *held))
     os.close(read)

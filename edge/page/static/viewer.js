@@ -21,7 +21,7 @@ const pen = canvas.getContext("2d");
 const word = document.getElementById("stage-word");
 const remark = document.getElementById("remark");
 const readout = document.getElementById("readout");
-const film = root.querySelector(".film");
+const film = root.querySelector(".view-film");
 const zoomOut = document.getElementById("zoom");
 const level = document.getElementById("level");
 const width = document.getElementById("width");
@@ -227,6 +227,7 @@ function paint() {
   pen.fillStyle = "#000";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.lineJoin = "round";
   pen.imageSmoothingEnabled = view.scale * ratio < 4; // larger pixels are shown as pixels
   pen.imageSmoothingQuality = "high";
   const place = [view.x, view.y, base.width * view.scale, base.height * view.scale];
@@ -347,7 +348,6 @@ function drawBar() {
 function write(text, x, y, colour) {
   pen.font = `${13 * view.unit}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
-  pen.lineJoin = "round";
   pen.lineWidth = 3 * view.unit;
   pen.strokeStyle = RIM;
   pen.strokeText(text, x, y);
