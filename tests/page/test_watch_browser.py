@@ -50,7 +50,6 @@ class Room:
             time.sleep(0.01)
         return time.monotonic()
 
-
     def await_log(self, text: str) -> None:
         until_s = time.monotonic() + PATIENCE_S
         while text not in self.log.read_text():
