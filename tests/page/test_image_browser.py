@@ -26,10 +26,6 @@ ARGUMENTS = [
 DESK, WALL = (1280, 800), (3840, 2160)
 READY = "#viewer:not([data-state=loading])"
 SERIOUS = ("serious", "critical")
-SORTS = (
-    "registered.dcm", "withheld.dcm", "found.dcm", "no_landmarks.png", "refused.dcm", HOSTILE, "next_version.dcm",
-    "gone.dcm", "changed.dcm", "waiting.dcm", "hostile_words.dcm",
-)  # fmt: skip
 
 
 def free_port():
@@ -137,31 +133,24 @@ def changes(page):
 # --- every sort of image ---
 
 
-@pytest.mark.parametrize(
-    ("name", "source"),
-    [
-        ("registered.dcm", "pixels"),
-        ("withheld.dcm", "pixels"),
-        ("no_landmarks.png", "pixels"),
-        (HOSTILE, "pixels"),
-        ("hostile_words.dcm", "pixels"),
-        ("gone.dcm", "overlay"),
-        ("changed.dcm", "overlay"),
-    ],
-)
-def test_each_image_shows_what_there_is_of_it(look, name, source):
+@pytest.mark.parametrize("name", ["withheld.dcm", "no_landmarks.png"])
+def test_an_image_is_shown_from_its_own_pixels(look, name):
     page = look(name)
-    assert (data(page, "state"), data(page, "source")) == ("ready", source)
+    assert (data(page, "state"), data(page, "source")) == ("ready", "pixels")
 
 
 @pytest.mark.parametrize("name", ["gone.dcm", "changed.dcm"])
 def test_where_the_original_is_not_shown_a_sentence_says_why(look, name):
     page = look(name)
+    assert (data(page, "state"), data(page, "source")) == ("ready", "overlay")
     said = page.locator("#remark").inner_text()
     assert re.search("not there any more|no longer the image of this result", said)
     assert said.endswith("Shown is the overlay that was published, with its marks drawn in.")
     assert page.locator("input[value=landmarks]").is_disabled()
     assert page.locator("#level").is_disabled()
+    focus_canvas(page)
+    with changes(page):
+        page.keyboard.press("+")
 
 
 @pytest.mark.parametrize("name", ["refused.dcm", "next_version.dcm", "waiting.dcm"])
@@ -174,8 +163,7 @@ def test_an_image_without_a_picture_has_no_viewer(look, name):
 @pytest.mark.parametrize("name", [HOSTILE, "hostile_words.dcm"])
 def test_no_hostile_word_is_run(look, name):
     page = look(name)
-    page.locator("input[value=heatmaps]").check()
-    page.wait_for_selector("#viewer[data-layers]")
+    assert data(page, "source") == "pixels"
     assert page.evaluate("() => window.hacked") is None
     assert page.locator("main img, main script").count() == 0
 
@@ -183,19 +171,16 @@ def test_no_hostile_word_is_run(look, name):
 # --- layers ---
 
 
-@pytest.mark.parametrize(
-    ("key", "layer"),
-    [("i", "image"), ("l", "landmarks"), ("u", "uncertainty"), ("r", "reference"), ("s", "shift")],
-)
-def test_a_layer_is_switched_by_its_key_and_back(look, key, layer):
+def test_a_layer_is_switched_by_its_key_and_back(look):
     page = look("registered.dcm")
     focus_canvas(page)
     before = picture(page)
-    page.keyboard.press(key)
-    assert not page.locator(f"input[value={layer}]").is_checked()
-    assert picture(page) != before
-    page.keyboard.press(key)
-    assert picture(page) == before
+    for key, layer in (("i", "image"), ("l", "landmarks"), ("u", "uncertainty"), ("r", "reference"), ("s", "shift")):
+        page.keyboard.press(key)
+        assert not page.locator(f"input[value={layer}]").is_checked()
+        assert picture(page) != before, layer
+        page.keyboard.press(key)
+        assert picture(page) == before, layer
 
 
 def test_a_layer_is_switched_by_its_box_with_the_keyboard(look):
@@ -269,15 +254,15 @@ def test_a_drag_downwards_is_brighter(look):
     assert np.asarray(picture(page)).mean() > before
 
 
-@pytest.mark.parametrize("key", ["w", "n", "b", "d", "v"])
-def test_the_window_is_set_by_keys_and_automatic_again(look, key):
+def test_the_window_is_set_by_keys_and_automatic_again(look):
     page = look("found.dcm")
     focus_canvas(page)
     first = picture(page)
-    page.keyboard.press(key)
-    assert picture(page) != first
-    page.keyboard.press("v" if key == "v" else "a")
-    assert picture(page) == first
+    for key, back in (("w", "a"), ("n", "a"), ("b", "a"), ("d", "a"), ("v", "v")):
+        page.keyboard.press(key)
+        assert picture(page) != first, key
+        page.keyboard.press(back)
+        assert picture(page) == first, key
 
 
 def test_the_window_is_set_by_numbers(look):
@@ -288,14 +273,14 @@ def test_the_window_is_set_by_numbers(look):
     assert (float(data(page, "low")), float(data(page, "high"))) == pytest.approx((-32500, -27500))
 
 
-@pytest.mark.parametrize("text", ["", "-1", "0", "1e400"])
-def test_a_width_that_is_none_changes_nothing(look, text):
+def test_a_width_that_is_none_changes_nothing(look):
     page = look("found.dcm")
     before = data(page, "low"), data(page, "high")
-    page.locator("#width").fill(text)
-    assert (data(page, "low"), data(page, "high")) == before
-    page.locator("#level").focus()
-    assert page.locator("#width").input_value() != text
+    for text in ("", "-1", "0", "1e400"):
+        page.locator("#width").fill(text)
+        assert (data(page, "low"), data(page, "high")) == before, text
+        page.locator("#level").focus()
+        assert page.locator("#width").input_value() != text
 
 
 def test_the_full_range_is_a_button(look):
@@ -318,14 +303,14 @@ def test_the_wheel_zooms_at_the_pointer(look):
     assert float(data(page, "zoom")) == pytest.approx(float(before) * 1.25)
 
 
-@pytest.mark.parametrize(("key", "factor"), [("+", 1.25), ("=", 1.25), ("-", 1 / 1.25)])
-def test_the_keyboard_zooms(look, key, factor):
+def test_the_keyboard_zooms(look):
     page = look("found.dcm")
-    before = float(data(page, "zoom"))
     focus_canvas(page)
-    with changes(page):
-        page.keyboard.press(key)
-    assert float(data(page, "zoom")) == pytest.approx(before * factor)
+    for key, factor in (("+", 1.25), ("=", 1.25), ("-", 1 / 1.25)):
+        before = float(data(page, "zoom"))
+        with changes(page):
+            page.keyboard.press(key)
+        assert float(data(page, "zoom")) == pytest.approx(before * factor), key
 
 
 def test_one_to_one_and_fit(look):
@@ -342,12 +327,15 @@ def test_one_to_one_and_fit(look):
     assert picture(page) == fitted
 
 
-@pytest.mark.parametrize("key", ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"])
-def test_the_keyboard_moves_the_picture(look, key):
+def test_the_keyboard_moves_the_picture(look):
     page = look("found.dcm")
     focus_canvas(page)
-    with changes(page):
-        page.keyboard.press(key)
+    first = picture(page)
+    for there, back in (("ArrowLeft", "ArrowRight"), ("ArrowUp", "ArrowDown")):
+        with changes(page):
+            page.keyboard.press(there)
+        page.keyboard.press(back)
+        assert picture(page) == first
 
 
 def test_a_drag_with_shift_moves_and_leaves_the_window(look):
@@ -372,13 +360,6 @@ def test_the_picture_never_leaves_the_stage(look):
     assert np.asarray(picture(page)).max() > 200
 
 
-def test_the_overlay_of_an_image_that_is_gone_zooms_too(look):
-    page = look("gone.dcm")
-    focus_canvas(page)
-    with changes(page):
-        page.keyboard.press("+")
-
-
 def test_the_place_under_the_pointer_is_told(look):
     page = look("found.dcm")
     page.mouse.move(*middle(page))
@@ -389,10 +370,19 @@ def test_the_place_under_the_pointer_is_told(look):
 # --- for everybody ---
 
 
-@pytest.mark.parametrize("size", [DESK, WALL], ids=["desk", "wall"])
-@pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize("name", ["registered.dcm", "withheld.dcm", "refused.dcm", "hostile_words.dcm"])
-def test_axe_finds_nothing_serious(look, name, size, theme):
+@pytest.mark.parametrize(
+    ("name", "theme", "size"),
+    [
+        ("registered.dcm", "dark", DESK),
+        ("registered.dcm", "light", WALL),
+        ("withheld.dcm", "light", DESK),
+        ("withheld.dcm", "dark", WALL),
+        ("gone.dcm", "light", DESK),
+        ("refused.dcm", "dark", DESK),
+        ("hostile_words.dcm", "dark", DESK),
+    ],
+)
+def test_axe_finds_nothing_serious(look, name, theme, size):
     from axe_playwright_python.sync_playwright import Axe
 
     page = look(name, size, theme)
@@ -402,11 +392,13 @@ def test_axe_finds_nothing_serious(look, name, size, theme):
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found if one["impact"] in SERIOUS] == []
 
 
-@pytest.mark.parametrize("size", [DESK, WALL, (800, 600)], ids=["desk", "wall", "small"])
 @pytest.mark.parametrize("name", ["registered.dcm", "hostile_words.dcm", HOSTILE])
-def test_nothing_runs_out_of_the_page_sideways(look, name, size):
-    page = look(name, size)
-    assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+def test_nothing_runs_out_of_the_page_sideways(look, name):
+    page = look(name)
+    for width, height in (DESK, WALL, (800, 600)):
+        page.set_viewport_size({"width": width, "height": height})
+        wide = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, (width, height)
 
 
 def test_everything_is_reached_by_the_keyboard(look):
@@ -432,8 +424,3 @@ def test_the_canvas_fits_its_stage_when_the_window_changes(look):
     page.set_viewport_size({"width": 1900, "height": 1200})
     another_zoom(page, before)
     assert float(data(page, "zoom")) > float(before)
-
-
-@pytest.mark.parametrize("name", SORTS)
-def test_every_sort_of_image_carries_the_notice(look, name):
-    assert look(name).get_by_text("Decision support for research; not a medical device.").is_visible()

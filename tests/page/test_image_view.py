@@ -118,6 +118,11 @@ def test_an_image_whose_file_is_gone_has_its_overlay(page):
     assert told["addresses"]["overlay"].endswith("/overlay.png")
 
 
+def test_every_sort_of_image_carries_the_notice(page, image_room):
+    for name in image_room.orders:
+        assert "Decision support for research; not a medical device." in words(page(name))
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "told"),
     [
