@@ -15,8 +15,9 @@ from tests.page.made_room import NOW, MadeRoom
 
 PIECES = [
     "", "/", "//", "..", ".", "%2e%2e", "%2f", "%00", "%ff", "%c0%ae", "image", "1", "40", "-1", "0", "1.5", "1e9",
-    "9" * 19, "9" * 300, "٣", "overlay.png", "result.json", "pixels", "heatmaps.png", "sr.dcm", "..%2f..%2fetc%2fpasswd",
-    "trends", "trends.csv", "engines", "gate.png", "static", "page.css", "now", "fragment", "healthz", "<script>", "'",
+    "9" * 19, "9" * 300, "٣", "overlay.png", "result.json", "pixels", "heatmaps.png", "sr.dcm",
+    "..%2f..%2fetc%2fpasswd", "trends", "trends.csv", "engines", "gate.png", "static", "page.css",
+    "now", "fragment", "healthz", "<script>", "'",
     ";", "?", "#", "\\", "C:", "nul", "~", "$HOME", "{{7*7}}", "\udce9", "journal.sqlite",
 ]  # fmt: skip
 NAMES = ["before", "days", "course", "token", "v", "x", ""]
