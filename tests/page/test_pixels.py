@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import textwrap
 import threading
@@ -106,6 +107,18 @@ def test_an_answer_that_makes_no_sense_is_a_reason(answer):
 def test_a_child_that_cannot_begin_is_a_reason():
     pixels = Pixels(Config(), ("-c", "raise SystemExit(3)"))
     assert asked(pixels) == "X.dcm: the process that shows images ended with status 3; try again"
+    pixels.close()
+
+
+def test_a_machine_without_room_for_another_process_is_a_reason():
+    class Full(Pixels):
+        def _started(self):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    pixels = Full(Config())
+    for _ in range(2):  # the one who asks next is answered, too
+        said = asked(pixels)
+        assert said == "X.dcm: the process that shows images cannot be asked (Too many open files); try again"
     pixels.close()
 
 
