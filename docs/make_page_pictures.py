@@ -54,11 +54,8 @@ def served(service: Service, now: datetime) -> Iterator[str]:
     config, port = service.config, free_port()
     assert config.state_dir is not None
     sources = StillSources(replace(service, config_file=SERVICE_CONFIG), time.monotonic, lambda: now)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            page_app(sources, doors_of(config.page)), port=port, log_level="error", timeout_graceful_shutdown=1
-        )
-    )
+    app = page_app(sources, doors_of(config.page))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     with held(config.state_dir):  # as a daemon would
         thread.start()
@@ -94,25 +91,21 @@ def trends_room(root: Path) -> Service:
 def main() -> None:
     """Make the pictures."""
     with tempfile.TemporaryDirectory() as folder, browser() as chromium:
-        views = {
-            "now": ("/", "dark"),
-            "image": ("/image/5", "dark"),
-            "engines": ("/engines", "dark"),
-            "light": ("/", "light"),
-        }
         with served(samples_room(Path(folder, "samples")), MORNING) as address:
-            for name, (view, theme) in views.items():
-                take(chromium, address + view, name, theme)
+            take(chromium, f"{address}/", "now")
+            take(chromium, f"{address}/image/5", "image")
+            take(chromium, f"{address}/engines", "engines")
         with served(trends_room(Path(folder, "trends")), NOW) as address:
-            take(chromium, f"{address}/trends?days=30", "trends", "dark")
+            take(chromium, f"{address}/trends?days=30", "trends")
 
 
-def take(chromium, address: str, name: str, theme: str) -> None:  # noqa: ANN001 - Playwright's
+def take(chromium, address: str, name: str) -> None:  # noqa: ANN001 - Playwright's
     """Make one picture."""
-    with visiting(chromium, SIZE, theme) as window:
+    with visiting(chromium, SIZE) as window:
         window.goto(address)
         window.wait_for_selector("[data-unread]", state="detached")
-        window.wait_for_timeout(2500)  # pixels and heatmaps are asked of a process that has yet to start
+        window.wait_for_selector("text=Reading the image", state="hidden", timeout=60_000)
+        window.wait_for_timeout(500)
         window.screenshot(path=IMAGES / f"page-{name}.png")
     print(f"docs/images/page-{name}.png")  # noqa: T201 - this is the command's output
 

@@ -44,7 +44,7 @@ KEPT: Final = "private, no-cache"  # kept, and asked about each time
 NOT_LINKED = "DICOM objects name the patient, so they are linked only where the configuration says dicom_links."
 LARGEST_ORDER = 2**63 - 1  # of SQLite
 
-Look = Literal["good", "warn", "bad", "idle"]
+Look = Literal["plain", "warn", "bad", "idle"]  # never good: a shift that is known may be a large one
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ def _heading(seen: Seen, result: Result | str | None) -> Heading:
 
 def _with_landmarks(registration: RegistrationEntry | None) -> Heading:
     if registration is None:
-        return Heading("good", "Landmarks found", "No reference belongs to this image, so there is no shift.")
+        return Heading("plain", "Landmarks found", "No reference belongs to this image, so there is no shift.")
     if registration.status != "ok":
         return Heading("warn", "Shift withheld", registration.reason)
-    return Heading("good", "Shift known", None)
+    return Heading("plain", "Shift known", None)
 
 
 def _without_result(seen: Seen) -> Heading:
