@@ -125,7 +125,7 @@ class Pixels:
             answer = child.ask(Message(asdict(wanted)), within_s=self._answer_s, most_bytes=MOST_BYTES)
             reason = answer.header.pop("reason", None)
             return str(reason) if reason is not None else Made(answer.header, bytes(answer.blobs[0]))
-        except (ChildDied, IndexError) as exc:
+        except (ChildDied, IndexError, OSError) as exc:
             self._end()
             return f"{wanted.name}: the process that shows images {_how(exc)}; try again"
 
@@ -146,4 +146,6 @@ class Pixels:
 
 
 def _how(exc: Exception) -> str:
+    if isinstance(exc, OSError):
+        return f"cannot be asked ({exc.strerror})"
     return str(exc) if isinstance(exc, ChildDied) else "gave an answer without pixels"

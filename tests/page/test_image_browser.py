@@ -3,99 +3,39 @@
 import base64
 import io
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.page.browser import DESK, WALL, free_port, overflow, page_of, serious_violations, visiting, walk
 from tests.page.image_room import HOSTILE
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-DESK, WALL = (1280, 800), (3840, 2160)
 READY = "#viewer:not([data-state=loading])"
-SERIOUS = ("serious", "critical")
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+SMALL = {"width": 800, "height": 600}
 
 
 @pytest.fixture(scope="module")
-def address(image_room):
+def address(chromium, image_room):
     """Return where a process of its own serves the page of the room."""
-    port = free_port()
-    command = [sys.executable, "-m", "edge.cli", "page", "--config", str(image_room.config_file()), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        await_answer(f"http://127.0.0.1:{port}/healthz", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stderr.close()
-
-
-def await_answer(address, process):
-    for _ in range(600):
-        assert process.poll() is None, process.stderr.read().decode()
-        try:
-            with urllib.request.urlopen(address):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("the page did not come up")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
+    with page_of(image_room.config_file(), free_port()) as address:
+        yield address
 
 
 @pytest.fixture
-def look(browser, address, image_room):
-    """Return a function that opens the view of an image; a word on the console or a request elsewhere fails."""
-    faults, contexts = [], []
+def look(chromium, address, image_room):
+    """Return a function that opens the view of an image: see `tests.page.browser.visiting`."""
+    with ExitStack() as held:
 
-    def note(request):
-        if not request.url.startswith((address, "blob:", "data:")):
-            faults.append(f"request to {request.url}")
+        def opened(name, size=DESK, theme="dark"):
+            page = held.enter_context(visiting(chromium, size, theme))
+            page.goto(f"{address}image/{image_room.orders[name]}")
+            if page.locator("#viewer").count():
+                page.wait_for_selector(READY)
+            return page
 
-    def opened(name, size=DESK, theme="dark"):
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-        context.add_init_script(f"localStorage.setItem('theme', '{theme}')")
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", note)
-        page.goto(f"{address}/image/{image_room.orders[name]}")
-        if page.locator("#viewer").count():
-            page.wait_for_selector(READY)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert faults == []
+        yield opened
 
 
 def data(page, name):
@@ -383,39 +323,26 @@ def test_the_place_under_the_pointer_is_told(look):
     ],
 )
 def test_axe_finds_nothing_serious(look, name, theme, size):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = look(name, size, theme)
-    if page.locator("details").count():
-        page.evaluate("() => document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    found = Axe().run(page).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found if one["impact"] in SERIOUS] == []
+    page.evaluate("() => document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert serious_violations(page) == []
 
 
 @pytest.mark.parametrize("name", ["registered.dcm", "hostile_words.dcm", HOSTILE])
 def test_nothing_runs_out_of_the_page_sideways(look, name):
     page = look(name)
-    for width, height in (DESK, WALL, (800, 600)):
-        page.set_viewport_size({"width": width, "height": height})
-        wide = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, (width, height)
+    for size in (DESK, WALL, SMALL):
+        page.set_viewport_size(size)
+        assert overflow(page) <= 0, size
 
 
-def test_everything_is_reached_by_the_keyboard(look):
-    page = look("registered.dcm")
-    reached = set()
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        reached.add(
-            page.evaluate(
-                "() => document.activeElement.value || document.activeElement.id || "
-                "document.activeElement.textContent.trim()"
-            )
-        )
-    layers = {"image", "heatmaps", "landmarks", "uncertainty", "reference", "shift"}
-    tools = {"canvas", "Auto", "Full range", "Invert", "−", "+", "Fit", "1:1", "Mouse and keys"}
-    assert layers | tools <= reached
-    assert "registered.landmarks.json" in reached
+def test_everything_is_reached_by_the_keyboard_and_shows_it(look):
+    reached = walk(look("registered.dcm"))
+    assert {"canvas", "level", "width"} <= set(reached)
+    assert sum(name.startswith("INPUT") for name in reached) == 6  # layers
+    for button in ("Auto", "Full range", "Invert", "−", "+", "Fit", "1:1"):
+        assert f"BUTTON {button}" in reached
+    assert {"SUMMARY Mouse and keys", "A registered.landmarks.json", "A registered.landmarks.png"} <= set(reached)
 
 
 def test_the_canvas_fits_its_stage_when_the_window_changes(look):
