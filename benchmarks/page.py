@@ -49,9 +49,10 @@ def main() -> None:
                 took, size = answers(address + view)
                 print(f"| `{view}` | {figures(took)} | {size:,} |")
             print(
-                f"\nStart: {started_s:.1f} s. All results read for the first time: {cold:.1f} s, while the page answers."
+                f"\nStart: {started_s:.1f} s. All results read for the first time: {cold:.1f} s, while the page ",
+                end="",
             )
-            print(f"Memory of the process: {resident_mb(process.pid):.0f} MB.")
+            print(f"answers. Memory of the process: {resident_mb(process.pid):.0f} MB.")
 
 
 def read_all(address: str) -> float:

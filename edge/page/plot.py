@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from html import escape
 from statistics import median
 
-WIDTH, HEIGHT = 600, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 16, 34
+WIDTH, HEIGHT = 600, 262
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 32
 MARKS_MOST = 160  # of one series; more are gathered into spans of time
 SPANS = tuple(timedelta(hours=hours) for hours in (1, 3, 6, 12, 24, 7 * 24, 28 * 24))
 SPAN_WORDS = ("an hour", "3 hours", "6 hours", "12 hours", "a day", "7 days", "28 days")
@@ -127,7 +127,7 @@ def _grid(frame: _Frame, ticks: Sequence[float], unit: str) -> Iterator[str]:
         yield f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         text = _minus(f"{tick + 0.0:.{decimals}f}")
         yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-    yield f'<text class="unit" x="{LEFT - 8}" y="{HEIGHT - 10}" text-anchor="end">{escape(unit)}</text>'
+    yield f'<text class="tick" x="{LEFT - 8}" y="11" text-anchor="end">{escape(unit)}</text>'
 
 
 def _dates(frame: _Frame) -> Iterator[str]:

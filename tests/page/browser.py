@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import pytest
@@ -27,6 +29,7 @@ ARGUMENTS = (
 )  # fmt: skip
 DESK, WALL = {"width": 1280, "height": 800}, {"width": 3840, "height": 2160}
 PATIENCE_S = 60.0
+EMPTY: Mapping = MappingProxyType({})
 SERIOUS = {"serious", "critical"}
 
 
@@ -53,12 +56,13 @@ def command(*arguments: object, log: Path) -> Iterator[subprocess.Popen]:
             process.wait()
 
 
-def await_page(address: str, log: Path) -> None:
+def await_page(address: str, log: Path, context: ssl.SSLContext | None = None, headers: Mapping = EMPTY) -> None:
     """Wait until the page answers."""
+    request = urllib.request.Request(f"{address}healthz", headers=dict(headers))
     until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s:
         try:
-            with urllib.request.urlopen(f"{address}healthz", timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=5, context=context) as answer:
                 assert answer.status == 200
                 return
         except OSError:
