@@ -58,7 +58,9 @@ class Changed:
 def live_route(changed: Changed) -> Route:
     """Return ``/events``."""
 
-    async def events(_: Request) -> Response:
+    async def events(request: Request) -> Response:
+        if request.method == "HEAD":  # nothing would ever end it
+            return Response(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         if changed.full:
             return PlainTextResponse("Too many windows are open.\n", 503, {"Retry-After": str(AGAIN_S)})
         return StreamingResponse(

@@ -42,8 +42,9 @@ def test_the_page_is_only_read(page, method):
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_head_is_answered_as_get_is(page):
-    assert page.get("/", "HEAD").status == 200
+@pytest.mark.parametrize("address", ["/", "/trends", "/image/40/overlay.png", "/events"])
+def test_head_is_answered_as_get_is(page, address):
+    assert page.get(address, "HEAD").status == 200
 
 
 @pytest.mark.parametrize(
