@@ -59,11 +59,17 @@ class Seen:
 class Sources:
     """What one service left to be shown. ``clock`` in seconds, monotonic."""
 
-    def __init__(self, service: Service, clock: Callable[[], float], now: Callable[[], datetime] = local_now) -> None:
+    def __init__(
+        self,
+        service: Service,
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = local_now,
+        ask: Callable[[Service, datetime], Status] = gather,
+    ) -> None:
         self.service = service
         self.config = service.config
         self.now = now
-        self._clock = clock
+        self._clock, self._gather = clock, ask
         self._journal = state_folder(service.config) / JOURNAL
         self._changes = Changes(self._journal)
         self._results = Kept[dict[str, Any] | None](RESULTS_KEPT)
@@ -109,7 +115,7 @@ class Sources:
             if self._status is not None and self._clock() - self._status_s < STATUS_KEPT_S:
                 return self._status
             if self._asked is None:
-                self._asked = self._pool.submit(lambda: gather(self.service, self.now()))
+                self._asked = self._pool.submit(lambda: self._gather(self.service, self.now()))
             asked, last = self._asked, self._status
         try:
             found = asked.result(None if last is None else STATUS_WAIT_S)

@@ -8,6 +8,7 @@ from edge.engines import open_engine
 from edge.page.app import page_app
 from edge.page.sources import Sources
 from edge.service.page_doors import doors_of
+from edge.service.status import gather
 from tests.page.browser import browser
 from tests.page.client import Client
 from tests.page.image_room import ImageRoom
@@ -44,8 +45,8 @@ def open_page():
     """Return a function: the client of a room's page; its clock stands at ``NOW`` unless another is given."""
     opened = []
 
-    def open_for(room, now=lambda: NOW, doors=None):
-        sources = Sources(room.service, time.monotonic, now)
+    def open_for(room, now=lambda: NOW, doors=None, ask=gather):
+        sources = Sources(room.service, time.monotonic, now, ask)
         opened.append(sources)
         return Client(page_app(sources, doors or doors_of(room.page)))
 
