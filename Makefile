@@ -5,7 +5,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults gpu room-size bundle service registration registration-images schema examples samples images gate-images accuracy lock clean
+.PHONY: help demo test check bench faults gpu room-size bundle service registration registration-images schema examples page-pictures samples images gate-images accuracy lock clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -63,6 +63,9 @@ service: $(VENV)/.bench ## the systemd service, also under a real systemd in a c
 
 examples: $(VENV)/.room ## make docs/examples and the picture of the README with the shipped release
 	$(RUN)/python docs/make_examples.py
+
+page-pictures: $(VENV)/.bench ## make docs/images/page-*.png in Chromium, which must be installed
+	$(RUN)/python docs/make_page_pictures.py
 
 registration: $(VENV)/.room ## the registration on simulated bodies: does its interval hold, is a vertebra mistaken
 	$(RUN)/python benchmarks/registration_truth.py

@@ -29,7 +29,7 @@ from benchmarks.report import BEGIN, END, Run, rows_of, update
 
 PARTS = (
     *("network", "decode", "whole_path", "stages", "daemon", "cold_start", "memory", "growth", "training", "building"),
-    "archive",
+    *("archive", "page"),
     *("elsewhere", "endurance"),
 )
 ONLY_WHEN_NAMED = ("endurance",)  # an hour

@@ -25,10 +25,10 @@ mkdir "$bundle"
 mv "$work/wheels" "$work/$own" "$bundle"
 cp requirements/room.txt bundle/install.sh LICENSE NOTICE "$bundle"
 mkdir "$bundle/docs" # the runbook, and what its links lead to
-(cd docs && cp -r runbook.md results.md results-format.md references.md geometry.md engines.md calibration.md \
+(cd docs && cp -r runbook.md results.md results-format.md references.md geometry.md engines.md calibration.md page.md \
     result.schema.json examples adr "$bundle/docs")
 mkdir "$bundle/docs/images"
-cp docs/images/geometry.png "$bundle/docs/images"
+cp docs/images/geometry.png docs/images/page-*.png "$bundle/docs/images"
 cp samples/lidc0002_lateral_drr_00.dcm "$bundle/sample.dcm"
 echo "$id" >"$bundle/VERSION"
 $python -c 'import sys; print("python%d.%d" % sys.version_info[:2])' >"$bundle/PYTHON"

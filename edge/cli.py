@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from edge import __version__
 from edge.commands.archive import add_to as add_archive
 from edge.commands.engine import app as engine_app
 from edge.commands.operation import register as register_operation
+from edge.commands.page import register as register_page
 from edge.commands.reference import app as reference_app
 from edge.commands.registration import add_to as add_registration
 from edge.commands.service import register as register_service
@@ -84,7 +87,8 @@ def watch(
     from edge.service.serving import serve
 
     with stop_exits_with(Stop.exit_status), try_again_exits_with(1):
-        waiting = serve(lambda: watched_config(config, folder), open_log(), once=once)
+        page = () if once else page_command(config, folder)
+        waiting = serve(lambda: watched_config(config, folder), open_log(), once=once, page=page)
     raise typer.Exit(1 if once and waiting else 0)
 
 
@@ -140,6 +144,13 @@ def watched_config(path: Path | None, folder: Path | None) -> Config:
     return config
 
 
+def page_command(path: Path | None, folder: Path | None) -> tuple[str, ...]:
+    """Return the command that serves the page of what is watched, for as long as this process lives."""
+    named = [] if path is None else ["--config", str(path)]
+    place = [] if folder is None else [str(folder)]
+    return (sys.executable, "-P", "-m", "edge.cli", "page", *place, *named, "--parent", str(os.getpid()))
+
+
 def open_pipeline(config: Config) -> Pipeline:
     """Open the release of a configuration; ready to process."""
     from edge.engines import open_configured
@@ -151,6 +162,7 @@ def open_pipeline(config: Config) -> Pipeline:
 add_archive(app)
 add_registration(app)
 register_operation(app)
+register_page(app)
 register_service(app)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -39,6 +40,7 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 IntervalMm = Annotated[float, Field(strict=True, gt=0, le=30)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
@@ -123,6 +125,49 @@ class CouchConfig(_Frozen):
     vertical: Literal[1, -1]  # 1: grows upwards
 
 
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as exc:
+        raise ValueError(f"{text} is no address of a network card; write one such as 127.0.0.1 or ::1") from exc
+    return text
+
+
+class PageConfig(_Frozen):
+    """The page that people look at: docs/page.md. Who can reach it sees names of files and where anatomy lies."""
+
+    enabled: StrictBool = False  # have `watch` serve it, in a process of its own
+    port: Port = 8765
+    bind: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    names: tuple[str, ...] = ()  # of this machine, as browsers ask for it; besides localhost and the address
+    certificate: AbsolutePath | None = None  # PEM, with the chain; and its key
+    key: AbsolutePath | None = None
+    token_file: AbsolutePath | None = None  # who knows what stands in it may look
+    dicom_links: StrictBool = False  # to DICOM outputs, which name the patient
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the page."""
+        return ipaddress.ip_address(self.bind).is_loopback
+
+    @model_validator(mode="after")
+    def _who_can_reach_it_is_known(self) -> Self:
+        lacks = [name for name in ("certificate", "key", "token_file") if getattr(self, name) is None]
+        if not self.loopback and lacks:
+            raise ValueError(
+                f"bind {self.bind} can be reached from other machines, so the page needs {', '.join(lacks)}, too: "
+                'name the files, or write bind = "127.0.0.1"'
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together; name both files, or neither")
+        if ipaddress.ip_address(self.bind).is_unspecified and not self.names:
+            raise ValueError(
+                f"bind {self.bind} is every address of this machine; say under which names browsers ask for it, such "
+                'as names = ["linac2.clinic.example"]'
+            )
+        return self
+
+
 class Config(_Frozen):
     """Everything that can be set in the room; the defaults are a working configuration without drop folders."""
 
@@ -150,8 +195,9 @@ class Config(_Frozen):
     read_s: Seconds = 15.0
     infer_s: Seconds = 120.0  # after so long without an answer the worker is ended and started anew
     keep_days: Count = 400  # of the journal's finished files and of the audit log
-    metrics_port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None  # Prometheus, on loopback only
+    metrics_port: Port | None = None  # Prometheus, on loopback only
     constancy_at: TimeOrNever = time(5, 0)  # local time of the daily run of the golden images; "never" is None
+    page: PageConfig = PageConfig()
 
     @model_validator(mode="after")
     def _no_two_drop_folders_meet(self) -> Self:
@@ -256,4 +302,6 @@ def _model_of(names: list[str]) -> type[_Frozen]:
             return ReferenceRule
         case ["couch"]:
             return CouchConfig
+        case ["page"]:
+            return PageConfig
     return Config

@@ -180,6 +180,11 @@ def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def _shade(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
     """Return the opacity (h, w) uint8 of one heatmap over the image's part of the network's square."""
+    return (np.clip(over_image(heatmap, placement, shape), 0, 1) * SHADE * 255).astype(np.uint8)
+
+
+def over_image(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
+    """Return the (h, w) part of a heatmap (S, S) that covers an image (height, width), at one value a network px."""
     rows, columns = (_pixels_of_site(sites) for sites in heatmap.shape)
     opacity = (np.clip(heatmap, 0, 1) * SHADE * 255).astype(np.uint8)
     opacity[opacity <= CLEAR] = 0

@@ -38,20 +38,20 @@ def shift_line(registration: Registration) -> str:
         return f"registration withheld: {ascii_text(registration.reason or 'no reason given')}"
     half = registration.interval95_mm
     axes = [
-        f"{axis} {_signed(value)}" + ("" if half is None else f" +- {half[i]:.1f}") + " mm"
+        f"{axis} {signed(value)}" + ("" if half is None else f" +- {half[i]:.1f}") + " mm"
         for i, (axis, value) in enumerate(zip("xy", shift, strict=True))
     ]
-    turn = "not given" if registration.rotation_deg is None else f"{_signed(registration.rotation_deg)} deg"
+    turn = "not given" if registration.rotation_deg is None else f"{signed(registration.rotation_deg)} deg"
     return f"shift from the reference: {', '.join(axes)} (95 %); rotation {turn}"
 
 
 def short_shift(registration: Registration) -> str:
     """Return the figures alone, in the 64 characters of a DICOM long string."""
     (x, y), half = shift_of(registration) or (0.0, 0.0), registration.interval95_mm
-    at_x, at_y = (_signed(value) for value in (x, y))
+    at_x, at_y = (signed(value) for value in (x, y))
     if half is not None:
         at_x, at_y = f"{at_x} +- {half[0]:.1f}", f"{at_y} +- {half[1]:.1f}"
-    turn = "not given" if registration.rotation_deg is None else f"{_signed(registration.rotation_deg)} deg"
+    turn = "not given" if registration.rotation_deg is None else f"{signed(registration.rotation_deg)} deg"
     return f"x {at_x}, y {at_y} mm, rotation {turn}"
 
 
@@ -62,7 +62,7 @@ def support_line(registration: Registration) -> str:
         parts.append(f"residual {registration.residual_mm:.1f} mm")
     if (second := registration.runner_up) is not None:
         x, y = second.shift_mm
-        parts.append(f"next best x {_signed(x)} mm, y {_signed(y)} mm, margin {second.margin:.1f}")
+        parts.append(f"next best x {signed(x)} mm, y {signed(y)} mm, margin {second.margin:.1f}")
     return "; ".join(parts)
 
 
@@ -71,5 +71,6 @@ def ascii_text(text: str) -> str:
     return text.replace("±", "+-").replace("°", " deg").encode("ascii", "replace").decode()
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a figure in mm or degrees with its sign and one decimal."""
     return f"{round(value, 1) + 0.0:+.1f}"  # + 0.0: a zero has no minus

@@ -11,7 +11,7 @@ from pathlib import Path
 from edge.config import Config
 from edge.errors import Stop
 from edge.service.check_folders import check_drop_folder, check_state
-from edge.service.check_machine import check_clock, check_metrics_port, check_reader
+from edge.service.check_machine import check_clock, check_metrics_port, check_page, check_reader
 from edge.service.check_release import check_references, check_release
 from edge.service.check_unit import check_unit
 from edge.service.finding import Finding
@@ -35,6 +35,7 @@ def check_all(service: Callable[[], Service], here: Machine | None = None) -> tu
         check_release(asked.config, here),
         check_references(asked.config),
         check_metrics_port(asked.config.metrics_port),
+        check_page(asked.config.page),
         check_unit(asked.unit, asked.config, here),
     )
     return tuple(finding for part in parts for finding in part)

@@ -170,12 +170,20 @@ def drop_in_text(config: Config) -> str:
     lines = [f"ReadWritePaths={_word('-' + str(folder))}" for folder in writable_folders(config)]
     if config.store is None:  # compiled plans are taken from a store only, so this room needs no GPU
         lines += ["PrivateDevices=yes", "DeviceAllow="]
-    if config.metrics_port is not None:
-        lines += ["PrivateNetwork=no", "RestrictAddressFamilies=AF_INET", "IPAddressAllow=localhost"]
+    lines += _network(config)
     if (memory_mib := config.read_memory_mb + BESIDES_THE_READER_MIB) > MEMORY_MIB:
         lines.append(f"MemoryMax={memory_mib}M")  # systemd's M is 1024 * 1024 bytes
     head = "# Written by install-service from the configuration of the room: run it again after a change there."
     return "\n".join([head, *_after_mounts(config), "[Service]", *lines]) + "\n"
+
+
+def _network(config: Config) -> list[str]:
+    """Return what lets metrics and the page be reached, from this machine unless the page is meant for others."""
+    if config.metrics_port is None and not config.page.enabled:
+        return []
+    families = "AF_INET AF_INET6" if config.page.enabled and ":" in config.page.bind else "AF_INET"
+    allowed = "localhost" if config.page.loopback or not config.page.enabled else "any"
+    return ["PrivateNetwork=no", f"RestrictAddressFamilies={families}", f"IPAddressAllow={allowed}"]
 
 
 def rebuild_drop_in_text(configs: Mapping[str, Config]) -> str:
@@ -214,7 +222,8 @@ def writable_folders(config: Config) -> tuple[Path, ...]:
     """
     written = [entry.results_dir or entry.path for entry in config.drop_folder]
     read = [entry.path for entry in config.drop_folder]
-    read += [path for path in (config.release, config.store, config.release_key, config.references) if path]
+    named = (config.release, config.store, config.release_key, config.references)
+    read += [path for path in (*named, config.page.certificate, config.page.key, config.page.token_file) if path]
     for path in (*written, *read, config.state_dir):
         if path is not None and (hidden := _hidden_by(path)):
             raise BadConfig(f"{path}: lies below {hidden}, which the service does not see; use a folder below /srv")

@@ -178,6 +178,35 @@ class Journal:
         rows = self._read(f"SELECT path, reason FROM files WHERE {REFUSED_SQL}")  # noqa: S608
         return dict(Counter(_sort_of(os.fsdecode(path), reason) for path, reason in rows).most_common())
 
+    def latest(self, limit: int, before: int | None = None) -> list[Entry]:
+        """Return the files that changed last, the last one first; ``before`` an order: what comes after it in that row.
+
+        Those that left their folder only when finished; what is left alone, and is no image, never.
+        """
+        where = f"(present OR state IN ({FINISHED_SQL})) AND NOT {LEFT_ALONE_SQL}"
+        if before is None:
+            return self._latest(where, limit)
+        rows = self._read("SELECT changed_utc FROM files WHERE ord = ?", before)
+        if not rows:
+            return []
+        where += " AND (changed_utc, ord) < (?, ?)"
+        query = f"{SELECT} WHERE {where} ORDER BY changed_utc DESC, ord DESC LIMIT ?"
+        return [_entry(row) for row in self._read(query, rows[0][0], before, limit)]
+
+    def by_orders(self, orders: Sequence[int]) -> list[Entry]:
+        """Return the files of some orders."""
+        marks = ", ".join("?" for _ in orders)
+        return [_entry(row) for row in self._read(f"{SELECT} WHERE ord IN ({marks})", *orders)]
+
+    def finished_since(self, since_utc: datetime) -> list[tuple[int, str]]:
+        """Return the order of each image that was finished since then, the first one first, and when, as text.
+
+        Not the files themselves: there may be tens of thousands, and whoever asks again has read most of them.
+        """
+        where = f"state IN ({FINISHED_SQL}) AND NOT {LEFT_ALONE_SQL} AND changed_utc >= ?"
+        query = f"SELECT ord, changed_utc FROM files WHERE {where} ORDER BY changed_utc, ord"  # noqa: S608
+        return self._read(query, _text(since_utc))
+
     def last_arrival(self, folder: Path) -> datetime | None:
         """Return when an image of this drop folder last got its result; files that are no images are none."""
         where = f"folder = ? AND (state = 'done' OR ({REFUSED_SQL}))"

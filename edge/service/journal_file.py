@@ -41,13 +41,16 @@ def _check(connection: sqlite3.Connection) -> None:
         raise damage
 
 
-def connect_for_reading(path: Path) -> sqlite3.Connection:
-    """Open a journal that another process may be writing; raise SQLite's errors as they are."""
+def connect_for_reading(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
+    """Open a journal that another process may be writing; raise SQLite's errors as they are.
+
+    With ``any_thread`` the caller sees to it that one thread at a time uses the connection.
+    """
     # who may not write beside the journal cannot share its memory with the daemon; without a daemon it stands still
     still = "&immutable=1" if not is_there(path.with_name(path.name + "-wal")) else ""
     address = f"{path.absolute().as_uri()}?mode=ro"
     for one in (address, address + still):
-        connection = sqlite3.connect(one, **OPTIONS, uri=True)
+        connection = sqlite3.connect(one, **OPTIONS, uri=True, check_same_thread=not any_thread)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as exc:

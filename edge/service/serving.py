@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from edge.processes import landlock
 from edge.processes.worker import Worker
 from edge.results.owner import Owner, own_results
 from edge.service.audit_log import AuditLog
+from edge.service.beside import Beside
 from edge.service.journal import Journal
 from edge.service.metrics import serve_metrics
 from edge.service.notify import open_notifier
@@ -31,14 +32,17 @@ from edge.service.surroundings import Process, Surroundings, local_now
 from edge.service.watch import Reload, reload_on_hangup, stop_on_signals, watch
 
 
-def serve(read: Callable[[], Config], log: FilteringBoundLogger, *, once: bool = False) -> int:
+def serve(
+    read: Callable[[], Config], log: FilteringBoundLogger, *, once: bool = False, page: Sequence[str] = ()
+) -> int:
     """Serve the drop folders of the configuration that ``read`` gives, and gives anew at SIGHUP, until a signal.
 
+    ``page`` is the command that serves the page, where the configuration wants it.
     Returns what `edge.service.watch.watch` returns; raises `Stop`, and `TryAgain` where it cannot begin just now.
     """
     with stop_on_signals() as stop:
         config = read()
-        with serving(config, log) as served:
+        with serving(config, log, page) as served:
             reload = Reload(lambda: served.reopened(read()))
             with reload_on_hangup(reload):
                 process = served.open(config)
@@ -46,7 +50,7 @@ def serve(read: Callable[[], Config], log: FilteringBoundLogger, *, once: bool =
 
 
 @contextmanager
-def serving(config: Config, log: FilteringBoundLogger) -> Iterator[Serving]:
+def serving(config: Config, log: FilteringBoundLogger, page: Sequence[str] = ()) -> Iterator[Serving]:
     """Hold the state folder, and open in it what `watch` remembers by."""
     with (
         held(state_folder(config)) as folder,
@@ -59,15 +63,21 @@ def serving(config: Config, log: FilteringBoundLogger) -> Iterator[Serving]:
         clear_spool(folder / SPOOL)
         notifier = open_notifier(os.environ)
         around = Surroundings(journal, audit, metrics, notifier, has_room=lambda: has_room(folder / SPOOL))
-        with closing(Serving(folder, config.metrics_port, log, around)) as served:
+        with (
+            closing(Beside(page, log, around.clock)) as beside,
+            closing(Serving(folder, config.metrics_port, log, around, beside)) as served,
+        ):
             yield served
 
 
 class Serving:
     """What `watch` serves with: its worker is another one after a reload, the rest stays."""
 
-    def __init__(self, folder: Path, metrics_port: int | None, log: FilteringBoundLogger, around: Surroundings) -> None:
-        self.around = replace(around, check_golden=self.check_golden)
+    def __init__(
+        self, folder: Path, metrics_port: int | None, log: FilteringBoundLogger, around: Surroundings, page: Beside
+    ) -> None:
+        self.around = replace(around, check_golden=self.check_golden, tend=page.tend)
+        self._page = page
         self._folder = folder
         self._port = metrics_port
         self._log = log
@@ -87,6 +97,7 @@ class Serving:
             raise
         self.close()
         self._worker = worker
+        self._page.renew(wanted=config.page.enabled)
         most_bytes = config.largest_file_mb * 2**20
         self._process = SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive, self._first_seen)
         return self._process

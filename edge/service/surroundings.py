@@ -71,6 +71,7 @@ class Surroundings:
     notifier: Notifier = field(default_factory=Silent)
     has_room: Callable[[], bool] = lambda: True  # for working copies, above the high-water mark
     check_golden: Callable[[datetime], ConstancyRun] | None = None
+    tend: Callable[[], None] = lambda: None  # what runs beside the daemon, between two steps
     clock: Callable[[], float] = time.monotonic  # s
     now: Callable[[], datetime] = local_now  # for appointments and what people read: it may jump
     sleep: Callable[[float], None] = time.sleep

@@ -61,6 +61,7 @@ def watch(
 def _serve(daemon: Daemon, stop: threading.Event, around: Surroundings, reload: Reload | None, *, once: bool) -> None:
     said, alive_s = "", 0.0
     while not stop.is_set() and not (reload and reload.asked):
+        around.tend()
         pause_s = daemon.step()
         if daemon.progressed() and around.clock() >= alive_s:
             around.notifier.alive()

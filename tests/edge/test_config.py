@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edge.config import ClinicHours, Config, DropFolderConfig, read_config
+from edge.config import ClinicHours, Config, DropFolderConfig, PageConfig, read_config
 from edge.config_mends import EXAMPLES
 from edge.errors import BadConfig
 
@@ -170,12 +170,18 @@ def test_each_kind_of_error_says_what_to_write(tmp_path, text, do):
 
 
 def test_every_example_is_a_line_that_a_configuration_can_hold(tmp_path):
-    single = [line for key, line in EXAMPLES.items() if key not in {"drop_folder", "clinic_hours", "store", "release"}]
+    not_a_line = {"drop_folder", "clinic_hours", "page", "store", "release"}
+    single = [line for key, line in EXAMPLES.items() if key not in not_a_line]
     of_folder = [line for line in single if line.split(" = ")[0] in DropFolderConfig.model_fields]
     of_hours = [line for line in single if line.split(" = ")[0] in ClinicHours.model_fields]
-    of_all = [line for line in single if line not in of_folder + of_hours] + [EXAMPLES["store"]]
+    of_page = [line for line in single if line.split(" = ")[0] in PageConfig.model_fields]
+    of_all = [line for line in single if line not in of_folder + of_hours + of_page] + [EXAMPLES["store"]]
     hours = "\n".join(["[[drop_folder.clinic_hours]]", *of_hours])
-    assert read(tmp_path, "\n".join([*of_all, "[[drop_folder]]", *of_folder, hours])).drop_folder[0].clinic_hours
+    assert (
+        read(tmp_path, "\n".join([*of_all, "[page]", *of_page, "[[drop_folder]]", *of_folder, hours]))
+        .drop_folder[0]
+        .clinic_hours
+    )
     assert read(tmp_path, EXAMPLES["release"]).release
 
 

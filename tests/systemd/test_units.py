@@ -96,6 +96,38 @@ def test_metrics_cost_little(config, most, installed):
     assert status == 0, output
 
 
+@needs_systemd
+@pytest.mark.parametrize(("config", "most"), [(SHIPPED_RELEASE, MOST), (OWN_ENGINE, MOST + 1)], ids=["CPU", "GPU"])
+def test_the_page_costs_no_more_than_metrics(config, most, installed):
+    root = installed(config + "[page]\nenabled = true\n")
+    status, output = analyze("security", "--offline=true", f"--root={root}", f"--threshold={most}", ROOM)
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("page", "families", "allowed"),
+    [
+        ("", "AF_INET", "localhost"),
+        ('bind = "::1"\n', "AF_INET AF_INET6", "localhost"),
+        (
+            'bind = "10.1.2.3"\ncertificate = "/etc/p.crt"\nkey = "/etc/p.key"\ntoken_file = "/etc/p.token"\n',
+            "AF_INET",
+            "any",
+        ),
+    ],
+    ids=["IPv4", "IPv6", "from other machines"],
+)
+def test_the_page_is_let_through_as_far_as_it_is_meant_to_be_reached(page, families, allowed, installed):
+    root = installed(f"{SHIPPED_RELEASE}[page]\nenabled = true\n{page}")
+    drop_in = (root / f"etc/systemd/system/{ROOM}.d/10-folders.conf").read_text()
+    assert f"PrivateNetwork=no\nRestrictAddressFamilies={families}\nIPAddressAllow={allowed}\n" in drop_in
+
+
+def test_without_page_and_metrics_there_is_no_network(installed):
+    drop_in = (installed() / f"etc/systemd/system/{ROOM}.d/10-folders.conf").read_text()
+    assert "Network" not in drop_in
+
+
 @pytest.mark.parametrize("unit", [ROOM, ROOMS, REBUILD])
 def test_the_gpu_is_allowed_and_no_other_device(unit):
     lines = settings(unit)

@@ -1,0 +1,498 @@
+"""What the view of one image says, in words and numbers: a result's JSON to what the template shows.
+
+Nothing is computed here that the result does not say, but for pixels of millimetres and back, by its own geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from edge.contract import KindContract
+from edge.geometry import (
+    GANTRY_UNTRUSTED,
+    ISOCENTRE_UNCERTAIN,
+    POSITION_CONVENTION_ASSUMED,
+    RECEPTOR_TRANSLATION_ASSUMED,
+    SID_BELOW_SAD,
+    ImageGeometry,
+)
+from edge.registration.reference import Reference
+from edge.results.document import RESULT_SCHEMA, Geometry, LandmarkEntry, RegistrationEntry, Result, Vector
+from edge.results.overlay import COLOURS, MARKS
+from edge.results.overlay_alignment import RADIUS95_SIGMA, planned_px
+from edge.results.registration_entry import registration_of
+from edge.results.wording import DIRECTION, Alignment
+
+OUTPUT_NAMES: Final = {
+    ".landmarks.png": "overlay",
+    ".landmarks.sr.dcm": "structured report",
+    ".landmarks.pr.dcm": "presentation state",
+    ".landmarks.reg.dcm": "spatial registration",
+}
+WARNING_WORDS: Final = {
+    ISOCENTRE_UNCERTAIN: "Lengths can be trusted, places relative to the isocentre cannot: 4.3 mm off were seen.",
+    SID_BELOW_SAD: "The receptor is nearer to the source than the isocentre.",
+    POSITION_CONVENTION_ASSUMED: "Whether RTImagePosition means a pixel's centre or corner was assumed: half a pixel.",
+    GANTRY_UNTRUSTED: "GantryAngle says 0, which some exports always write, so it is not believed.",
+    RECEPTOR_TRANSLATION_ASSUMED: "The receptor's translation was taken as zero: 1.3 mm of sag were seen.",
+}
+GEOMETRY_NAMES: Final = (
+    ("sid_mm", "Source to receptor", "mm"),
+    ("sad_mm", "Source to isocentre", "mm"),
+    ("spacing_mm", "Pixel spacing at the receptor (row, column)", "mm"),
+    ("first_pixel_mm", "First pixel at the receptor (x, y)", "mm"),
+    ("gantry_deg", "Gantry angle", "°"),
+)
+ONLY_SOURCES: Final = {
+    "receptor_translation_mm": "Receptor translation",
+    "support_deg": "Couch angle",
+}
+NO_COUCH_MOVE = (
+    "One view says nothing about the axis along its beam, so it asks for no couch move. Two registered views of one "
+    "session do: landmarknet-edge two-views"
+)
+MENDS: Final[dict[str, Callable[[], object]]] = {"missing": lambda: None, "tuple_type": list, "dict_type": dict}
+REQUIRED_LATER = 4  # rounds in which an older or newer document of the same schema is made up to this model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One named value. ``source`` says where it came from; ``whole`` is the value where it is shown cut short."""
+
+    name: str
+    value: str
+    source: str = ""
+    whole: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of landmark is drawn, as in the overlay."""
+
+    kind: str
+    label: str
+    mark: str
+    colour: str  # CSS
+    is_line: bool
+
+
+@dataclass(frozen=True)
+class LandmarkRow:
+    """One landmark's numbers as they are shown."""
+
+    kind: Kind
+    x_px: str
+    y_px: str
+    x_mm: str
+    y_mm: str
+    sigma: str
+    score: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line: how many points it has, and between which rows."""
+
+    kind: Kind
+    told: str
+    rows: tuple[LandmarkRow, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A shift along one axis of the image."""
+
+    axis: str
+    value: str  # signed, mm
+    interval: str
+    where: str  # where the anatomy lies
+    undo: str  # where the patient would have to go
+
+
+@dataclass(frozen=True)
+class RegistrationView:
+    """A registration in words."""
+
+    reason: str | None  # why it is withheld; None: it is not
+    axes: tuple[Axis, ...]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+    reference: tuple[Row, ...]
+    reference_note: str | None  # why its landmarks are not drawn
+    direction: str = DIRECTION
+    couch: str = NO_COUCH_MOVE
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """All that is shown of a result that this version understands."""
+
+    status: str
+    reason: str | None
+    landmarks: tuple[LandmarkRow, ...]
+    lines: tuple[Line, ...]
+    geometry: tuple[Row, ...]
+    geometry_reason: str | None
+    geometry_axes: str | None
+    geometry_warnings: tuple[Row, ...]
+    registration: RegistrationView | None
+    provenance: tuple[Row, ...]
+    engine_warnings: tuple[str, ...]
+    timing: tuple[Row, ...]
+    outputs: tuple[Row, ...]
+    output_notes: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+    scene: Mapping[str, Any] = field(default_factory=dict)  # what the viewer draws, JSON
+
+
+def understood(document: Mapping[str, Any]) -> Result | str:
+    """Return a document as a result, or why it is not shown.
+
+    Within one schema entries are added: those that are not known are passed over, missing ones are null or empty.
+    """
+    if (schema := document.get("schema")) != RESULT_SCHEMA:
+        return f"its schema is {str(schema)[:80]!r}, and this version shows {RESULT_SCHEMA}"
+    made_up = deepcopy(dict(document))
+    for _ in range(REQUIRED_LATER):
+        try:
+            return Result.model_validate(made_up)
+        except ValidationError as exc:
+            errors = exc.errors()
+            if not all(_mended(made_up, error["type"], error["loc"]) for error in errors):
+                return f"{'.'.join(map(str, errors[0]['loc']))[:80]}: {errors[0]['msg'][:80]}"
+    return "it is not built as this version knows it"
+
+
+def _mended(document: Any, error: str, loc: Sequence[int | str]) -> bool:
+    """Take an unknown entry out, or put in what a missing one means; tell whether that could be done."""
+    try:
+        for part in loc[:-1]:
+            document = document[part]
+    except (LookupError, TypeError):
+        return False
+    if error == "extra_forbidden" and isinstance(document, dict):
+        del document[loc[-1]]
+        return True
+    absent = error == "missing" or (isinstance(document, dict) and document.get(loc[-1], "") is None)
+    if error in MENDS and absent and isinstance(document, dict):
+        document[loc[-1]] = MENDS[error]()
+        return True
+    return False
+
+
+def result_view(
+    result: Result, kinds: Sequence[KindContract], reference: Reference | str | None, couch: str
+) -> ResultView:
+    """Return what is shown of a result. ``kinds`` are those that this version knows, ``couch`` the name of its scale.
+
+    ``reference``: the one that the result was made with, or why its landmarks cannot be drawn; None: there was none.
+    """
+    geometry, known = geometry_of(result.geometry), kinds_of(result, kinds)
+    rows = [(entry, _landmark(entry, known[entry.kind], geometry)) for entry in result.landmarks]
+    return ResultView(
+        status=result.status,
+        reason=result.reason,
+        landmarks=tuple(row for _, row in rows if not row.kind.is_line),
+        lines=tuple(_lines(rows, known.values())),
+        geometry=_geometry_rows(result),
+        geometry_reason=None if result.geometry is None else result.geometry.reason,
+        geometry_axes=None if result.geometry is None else result.geometry.axes,
+        geometry_warnings=_geometry_warnings(result.geometry),
+        registration=_registration(result.registration, reference, couch),
+        provenance=_provenance(result),
+        engine_warnings=result.provenance.engine_warnings,
+        timing=tuple(Row(name, f"{value:.1f} ms") for name, value in result.timing_ms.items()),
+        outputs=tuple(Row(output_kind(one.name), one.name, whole=one.sha256) for one in result.outputs),
+        output_notes=result.output_notes,
+        kinds=tuple(known.values()),
+        scene=scene(result, list(known.values()), geometry, reference),
+    )
+
+
+def output_kind(name: str) -> str:
+    """Return what an output is, by its name."""
+    return next((what for suffix, what in OUTPUT_NAMES.items() if name.endswith(suffix)), "another file")
+
+
+def kinds_of(result: Result, kinds: Sequence[KindContract]) -> dict[str, Kind]:
+    """Return how each kind is drawn: known ones as in the overlay, others of another release after them, as points."""
+    lines = {promise.kind for promise in kinds if promise.shape == "line"}
+    names = dict.fromkeys([*(promise.kind for promise in kinds), *(one.kind for one in result.landmarks)])
+    return {
+        name: Kind(
+            name,
+            name.replace("_", " "),
+            MARKS[index % len(MARKS)],
+            "#{:02x}{:02x}{:02x}".format(*COLOURS[index % len(COLOURS)]),
+            name in lines,
+        )
+        for index, name in enumerate(names)
+    }
+
+
+def geometry_of(entry: Geometry | None) -> ImageGeometry | None:
+    """Return the geometry of a result; None where it has no millimetres."""
+    if entry is None or entry.status != "known":
+        return None
+    lengths = entry.sid_mm, entry.sad_mm
+    if None in lengths or not all(lengths) or not entry.spacing_mm or not all(entry.spacing_mm):
+        return None
+    if entry.first_pixel_mm is None or entry.sid_mm is None or entry.sad_mm is None:
+        return None
+    return ImageGeometry(
+        sid_mm=entry.sid_mm,
+        sad_mm=entry.sad_mm,
+        spacing_mm=entry.spacing_mm,
+        first_pixel_mm=entry.first_pixel_mm,
+        gantry_deg=entry.gantry_deg,
+        axes=entry.axes or "",
+        sources=entry.sources,
+        warnings=entry.warnings,
+    )
+
+
+def scene(
+    result: Result, kinds: Sequence[Kind], geometry: ImageGeometry | None, reference: Reference | str | None
+) -> dict[str, Any]:
+    """Return what the viewer draws over an image: places in detector px, (0, 0) the centre of the top-left pixel."""
+    index = {kind.kind: number for number, kind in enumerate(kinds)}
+    return {
+        "rows": result.image.rows,
+        "columns": result.image.columns,
+        "kinds": [{"label": k.label, "mark": k.mark, "colour": k.colour, "line": k.is_line} for k in kinds],
+        "landmarks": [
+            {
+                "kind": index[one.kind],
+                "x": one.x_px,
+                "y": one.y_px,
+                "score": one.score,
+                "radius95": None if one.sigma_px is None else one.sigma_px * RADIUS95_SIGMA,
+            }
+            for one in result.landmarks
+        ],
+        "reference": _planned(result, kinds, geometry, reference),
+        "shift": _arrow(result, geometry),
+        "mm": _millimetres(geometry),
+    }
+
+
+def _planned(
+    result: Result, kinds: Sequence[Kind], geometry: ImageGeometry | None, reference: Reference | str | None
+) -> list[dict[str, Any]]:
+    """Return the reference's places that lie on the image, kind by kind."""
+    shape = result.image.rows, result.image.columns
+    if not isinstance(reference, Reference) or result.registration is None or shape[0] is None or shape[1] is None:
+        return []
+    alignment = Alignment(reference.sighting().landmarks, registration_of(result.registration))
+    lines = {kind.kind for kind in kinds if kind.is_line} | {o.kind for o in reference.landmarks if o.shape == "line"}
+    places = planned_px(alignment, geometry, (shape[0], shape[1]))
+    return [
+        {"label": kind.replace("_", " "), "line": kind in lines, "places": xy.round(3).tolist()}
+        for kind, xy in places.items()
+    ]
+
+
+def _arrow(result: Result, geometry: ImageGeometry | None) -> list[list[float]] | None:
+    """Return where the arrow of the shift begins, at the isocentre, and ends."""
+    registration = result.registration
+    if geometry is None or registration is None or registration.status != "ok" or registration.shift_mm is None:
+        return None
+    ends = np.array([(0.0, 0.0), (registration.shift_mm.x, registration.shift_mm.y)])
+    return [[float(x), float(y)] for x, y in geometry.to_pixels(ends).round(3)]
+
+
+def _millimetres(geometry: ImageGeometry | None) -> dict[str, list[float]] | None:
+    """Return where pixel (0, 0) lies in the isocentre plane, and the step of a pixel to the right and down, mm."""
+    if geometry is None:
+        return None
+    first, next_px = geometry.to_isoplane(np.array([(0.0, 0.0), (1.0, 1.0)]))
+    return {"first": first.tolist(), "step": (next_px - first).tolist()}
+
+
+def _landmark(entry: LandmarkEntry, kind: Kind, geometry: ImageGeometry | None) -> LandmarkRow:
+    return LandmarkRow(
+        kind=kind,
+        x_px=f"{entry.x_px:.1f}",
+        y_px=f"{entry.y_px:.1f}",
+        x_mm=signed(entry.x_mm),
+        y_mm=signed(entry.y_mm),
+        sigma=_sigma(entry.sigma_px, geometry),
+        score=f"{entry.score:.2f}",
+    )
+
+
+def _sigma(sigma_px: float | None, geometry: ImageGeometry | None) -> str:
+    if sigma_px is None:
+        return "–"
+    if geometry is None:
+        return f"{sigma_px:.1f} px"
+    mm_per_px = float(np.sqrt(np.prod(geometry.mm_per_px_at_isocentre)))
+    return f"{sigma_px * mm_per_px:.1f} mm"
+
+
+def _lines(rows: Sequence[tuple[LandmarkEntry, LandmarkRow]], kinds: Iterable[Kind]) -> Iterable[Line]:
+    for kind in kinds:
+        mine = [(entry, row) for entry, row in rows if row.kind == kind]
+        if kind.is_line and mine:
+            first, last = mine[0][0], mine[-1][0]
+            told = f"{len(mine)} points, from row {first.y_px:.0f} to row {last.y_px:.0f}"
+            yield Line(kind, told, tuple(row for _, row in mine))
+
+
+def _geometry_rows(result: Result) -> tuple[Row, ...]:
+    entry = result.geometry
+    if entry is None:
+        return ()
+    rows = [
+        Row(name, _lengths(value, unit), _source(entry, key))
+        for key, name, unit in GEOMETRY_NAMES
+        if (value := getattr(entry, key)) is not None or key in entry.sources
+    ]
+    rows += [
+        Row(name, _of_registration(result, key), _source(entry, key))
+        for key, name in ONLY_SOURCES.items()
+        if key in entry.sources
+    ]
+    others = entry.sources.keys() - {key for key, _, _ in GEOMETRY_NAMES} - ONLY_SOURCES.keys()
+    rows += [Row(key, "", entry.sources[key]) for key in sorted(others)]
+    return (*rows, Row("Bright means more dose", "", entry.polarity))
+
+
+def _source(entry: Geometry, key: str) -> str:
+    return entry.sources.get(key, "not said")
+
+
+def _of_registration(result: Result, key: str) -> str:
+    """Return a number that only a registration carries."""
+    value = None if result.registration is None else getattr(result.registration, key, None)
+    return "" if value is None else f"{value:.1f}°"
+
+
+def _lengths(value: float | tuple[float, ...] | None, unit: str) -> str:
+    if value is None:
+        return "not known"
+    numbers = ", ".join(f"{one:g}" for one in (value if isinstance(value, tuple) else (value,)))
+    return f"{numbers}{unit}" if unit == "°" else f"{numbers} {unit}"
+
+
+def _geometry_warnings(entry: Geometry | None) -> tuple[Row, ...]:
+    return tuple(Row(one, WARNING_WORDS.get(one, "")) for one in (entry.warnings if entry else ()))
+
+
+def _registration(
+    entry: RegistrationEntry | None, reference: Reference | str | None, couch: str
+) -> RegistrationView | None:
+    if entry is None:
+        return None
+    withheld = entry.status != "ok" or entry.shift_mm is None
+    return RegistrationView(
+        reason=(entry.reason or "no reason given") if withheld else None,
+        axes=() if withheld or entry.shift_mm is None else _axes(entry.shift_mm, entry.interval95_mm),
+        rows=_registration_rows(entry, couch, withheld=withheld),
+        warnings=entry.warnings,
+        reference=_reference_rows(entry),
+        reference_note=reference if isinstance(reference, str) else None,
+    )
+
+
+def _axes(shift: Vector, interval: Vector | None) -> tuple[Axis, ...]:
+    words = {"x": ("right", "left"), "y": ("up", "down")}
+    return tuple(
+        Axis(
+            axis=axis,
+            value=signed(value := getattr(shift, axis)),
+            interval="" if interval is None else f"± {getattr(interval, axis):.1f}",
+            where=direction(value, *words[axis]),
+            undo=direction(-value, *words[axis]),
+        )
+        for axis in "xy"
+    )
+
+
+def direction(value: float, positive: str, negative: str) -> str:
+    """Return a length of a shift with where it leads, such as "2.6 mm left"; none where it rounds to nothing."""
+    shown = round(value, 1)
+    return f"{abs(shown):.1f} mm {positive if shown > 0 else negative}" if shown else "none"
+
+
+def _registration_rows(entry: RegistrationEntry, couch: str, *, withheld: bool) -> tuple[Row, ...]:
+    turn = "not given: the landmarks do not fix it" if entry.rotation_deg is None else f"{signed(entry.rotation_deg)}°"
+    second = entry.runner_up
+    residual = "not known" if entry.residual_mm is None else f"{entry.residual_mm:.1f} mm root mean square"
+    shift_rows = (
+        Row("Rotation, counter-clockwise", turn),
+        Row("Landmarks that agree", f"{entry.n_used}, lines not counted"),
+        Row("Residual", residual),
+        Row("Runner-up", _runner_up(second.shift_mm, second.margin) if second else "nothing else is possible"),
+    )
+    return (
+        *(() if withheld else shift_rows),
+        Row("Landmarks that do not", ", ".join(one.replace("_", " ") for one in entry.outliers) or "none"),
+        Row("Gantry angle", _angle(entry.gantry_deg)),
+        Row("Couch angle", _angle(entry.support_deg)),
+        Row("Couch scale", couch),
+    )
+
+
+def _runner_up(shift: Vector, margin: float) -> str:
+    return f"x {signed(shift.x)} mm, y {signed(shift.y)} mm, less likely by {margin:.1f} nats"
+
+
+def _angle(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.1f}°"
+
+
+def _reference_rows(entry: RegistrationEntry) -> tuple[Row, ...]:
+    used = entry.reference
+    if used is None:
+        return ()
+    found_by = f"network, release {used.release or 'not known'}" if used.landmarks_from == "network" else "a person"
+    return (
+        Row("Landmarks by", found_by),
+        Row("Signed", "a person answers for them" if used.signed_off else "by nobody"),
+        _hash("Key of plan, beam and patient", used.key),
+        _hash("Course (plan and patient)", used.plan),
+        _hash("Reference file", used.sha256),
+    )
+
+
+def _provenance(result: Result) -> tuple[Row, ...]:
+    made, image = result.provenance, result.image
+    size = f"{image.columns} x {image.rows} px" if image.rows and image.columns else "not known"
+    return (
+        Row("Software", made.software),
+        Row("Release", made.release),
+        Row("Engine", " ".join(made.backend.get(key, "") for key in ("flavour", "version")).strip() or "not known"),
+        Row("Device", made.backend.get("device", "not known")),
+        Row("Precision delivered", made.backend.get("precision", "not known")),
+        *(Row(key.replace("_", " "), text) for key, text in made.backend.items() if key not in SHOWN_OF_BACKEND),
+        _hash("Model", made.model_sha256),
+        _hash("Checkpoint", made.checkpoint_sha256),
+        _hash("Calibration set", made.calibration_set_sha256, "none was used"),
+        _hash("Contract", made.contract_sha256),
+        _hash("Signed manifest", made.manifest_sha256, "none: not of a store"),
+        _hash("Settings", made.settings_sha256),
+        _hash("Configuration", made.config_sha256),
+        _hash("Key of the result", made.key),
+        Row("Image", f"{size}, {image.modality or 'no modality'}"),
+        _hash("Image file", image.sha256),
+        Row("SOP instance", image.sop_instance_uid or "not known"),
+    )
+
+
+SHOWN_OF_BACKEND = {"flavour", "version", "device", "precision"}
+
+
+def _hash(name: str, sha256: str | None, none: str = "not known") -> Row:
+    return Row(name, none) if sha256 is None else Row(name, sha256[:12], whole=sha256)
+
+
+def signed(value: float | None) -> str:
+    """Return a number with its sign and one decimal; a dash where it is not known."""
+    return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: a zero has no minus
