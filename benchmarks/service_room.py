@@ -70,6 +70,9 @@ class Reached:
         self.stop.set()
         raise InferenceFailed(f"{image.name}: only the way here was timed")
 
+    def rest(self) -> None:
+        """Have begun with nothing."""
+
     def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:  # noqa: ARG002
         """Say that an image was refused, which none of these should be."""
         raise AssertionError(f"{image.name}: {reason}")
@@ -110,6 +113,10 @@ class Noting:
             "publish: write and sync": 1e3 * (published[0] - inferred[1]),
             "journal, three times": 1e3 * sum(done_s - told_s for _, told_s, done_s in marks),
         }
+
+    def rest(self) -> None:
+        """Pass it on."""
+        self.process.rest()
 
     def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:
         """Pass it on."""

@@ -24,6 +24,7 @@ from edge.results.document import Provenance, Result
 
 OPEN_S = 600.0  # TensorRT-RTX compiles kernels for this GPU when it opens a plan
 RESULT_MOST_BYTES = 2**28
+UNWANTED_S = 30.0  # so long is waited for an answer that nobody wants any more, before the worker is ended instead
 ERRORS: Final[dict[str, type[EdgeError]]] = {
     name: kind
     for name, kind in vars(edge.errors).items()
@@ -123,10 +124,14 @@ class Worker:
         self.open()
         if self._ahead != task:
             self._tell_alone(task.asked("make"))
-        self._ahead = then()
-        if self._ahead is not None:
-            self._opened_child().tell(self._ahead.asked("make"), within_s=self._image_s)
-        answer = self._hear_of_file(task.name)
+        try:
+            self._ahead = then()
+            if self._ahead is not None:
+                self._opened_child().tell(self._ahead.asked("make"), within_s=self._image_s)
+        except BaseException:
+            self.close()  # or the answer that nobody hears would be taken for that of the next file
+            raise
+        answer = self._hear_of_file(task)
         document, *outputs = answer.blobs
         result = Result.model_validate_json(bytes(document))
         named = list(zip(answer.header["outputs"], map(bytes, outputs), strict=True))
@@ -136,7 +141,7 @@ class Worker:
         """Return the key that the result of a file would have, were it not refused. Raises as `make` does."""
         self.open()
         self._tell_alone(task.asked("key"))
-        key: str | None = self._hear_of_file(task.name).header["key"]
+        key: str | None = self._hear_of_file(task).header["key"]
         return key
 
     def check_golden(self) -> GoldenDrift:
@@ -205,21 +210,25 @@ class Worker:
         if self._ahead is not None:
             self._ahead = None
             with suppress(ChildDied, EdgeError):  # its turn comes, and it is told of again
-                self._hear(self._image_s)
+                self._hear(min(UNWANTED_S, self._image_s))
             self.open()
         self._opened_child().tell(asked, within_s=self._image_s)
 
-    def _hear_of_file(self, name: str) -> Message:
+    def _hear_of_file(self, task: Task) -> Message:
         try:
-            return self._hear(self._image_s)
+            return self._hear(self._image_s, task)
         except ChildDied as exc:
-            raise WorkerDied(f"{name}: the process that looked for its landmarks {exc}; it is started anew") from exc
+            raise WorkerDied(
+                f"{task.name}: the process that looked for its landmarks {exc}; it is started anew"
+            ) from exc
 
-    def _hear(self, within_s: float) -> Message:
+    def _hear(self, within_s: float, task: Task | None = None) -> Message:
+        """Return the next answer, which has to be of this task; one of another file must never be taken for its."""
         try:
             with self._waiting(within_s):
                 answer = self._opened_child().hear(within_s=within_s, most_bytes=RESULT_MOST_BYTES)
-        except ChildDied:
+            _demand_answer_of(task, answer)
+        except BaseException:
             self.close()
             raise
         if "error" in answer.header:
@@ -228,6 +237,11 @@ class Worker:
                 self.close()
             raise error
         return answer
+
+
+def _demand_answer_of(task: Task | None, answer: Message) -> None:
+    if task is not None and answer.header.get("of") != str(task.copy):
+        raise ChildDied("answered for another file and was ended")
 
 
 def _error(said: dict[str, Any]) -> EdgeError:

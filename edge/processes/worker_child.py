@@ -46,7 +46,7 @@ def main(parent: Parent) -> None:
         parent.answer(opened(pipeline))
         with _answering(parent) as answer_with:
             for request in requests:
-                answer_with(begin(request.header, pipeline))
+                answer_with(named(request.header, begin(request.header, pipeline)))
 
 
 @contextmanager
@@ -106,6 +106,16 @@ def begin(asked: dict[str, Any], pipeline: Pipeline) -> Callable[[], Answer]:
         told = said(exc)
         return lambda: (told, ())
     return lambda: _answer(finish)
+
+
+def named(asked: dict[str, Any], make: Callable[[], Answer]) -> Callable[[], Answer]:
+    """Have an answer say which file it is of, by its working copy, which no other file ever has."""
+
+    def made() -> Answer:
+        header, blobs = make()
+        return header | {"of": asked.get("copy")}, blobs
+
+    return made
 
 
 def _source(asked: dict[str, Any]) -> Source:

@@ -9,7 +9,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from edge.errors import DeviceLost, EdgeError, Refused
+from edge.errors import DeviceLost, EdgeError, Refused, WorkerDied
 from edge.results.document import Result
 from edge.results.files import make_folder
 from edge.results.owner import Owner, own_results
@@ -19,7 +19,7 @@ from edge.service.audit_log import facts_of
 from edge.service.state import Space
 from edge.service.surroundings import Process, Surroundings, Upcoming, nobody
 from edge.service.tracking import Served, Tracking
-from edge.settle import CRASHES_MOST, Happening, State, Tell, Tracked, final_from_s
+from edge.settle import CRASHES_MOST, FINISHED, Happening, State, Tell, Tracked, final_from_s
 from edge.source_file import demand_not_too_large
 
 
@@ -36,6 +36,8 @@ class Attempts:
     log: FilteringBoundLogger
     lost: set[str] = field(default_factory=set)  # files that lost a device
     suspects: set[str] = field(default_factory=set)  # those of them since when others were processed
+    shared: set[str] = field(default_factory=set)  # the file that was named as the next one while one is in hand
+    alone: set[str] = field(default_factory=set)  # files that shared a worker when it died
 
     def record(self) -> None:
         """Bring the journal up to date; raises `SpoolFull`, and keeps the rest for later."""
@@ -64,6 +66,7 @@ class Attempts:
             kind = served.files[path].kind
             self._report(log, result, kind)
             self._finish(index, path, result.status, result.reason, kind)
+            self.alone.discard(path)
             served.arrived = self.around.now()
             if result.status != "refused":
                 self._acquit(path)
@@ -84,7 +87,8 @@ class Attempts:
             result = self.process.refuse(image, results_dir, _why_not_again(image, tracked), tell)
             self._know(index, path, kind=tracked.kind)
         else:
-            upcoming = self._upcoming if self._is_above_suspicion(tracked) else nobody
+            self.shared.clear()
+            upcoming = self._upcoming if self._may_share(path) and not tracked.crashes else nobody
             result = self.process(image, results_dir, final=final, tell=tell, upcoming=upcoming)
         if served.files[path].state is not State.PUBLISHED:
             tell(Happening.PUBLISHED)
@@ -94,19 +98,25 @@ class Attempts:
         self.space.sufficed()
         return result
 
-    def _is_above_suspicion(self, tracked: Tracked) -> bool:
+    def _may_share(self, path: str) -> bool:
         """Tell whether a file may share the worker with the next one: of two in hand, nobody knows who ended it."""
-        return not (tracked.crashes or self.lost or self.suspects)
+        return path not in self.alone and not any(map(self._is_open, self.lost | self.suspects))
+
+    def _is_open(self, path: str) -> bool:
+        found = (served.files.get(path) for served in self.tracking.served)
+        return any(tracked is not None and tracked.state not in FINISHED for tracked in found)
 
     def _upcoming(self) -> Upcoming | None:
-        if (found := self.tracking.upcoming()) is None:
+        if (found := self.tracking.upcoming()) is None or not self._may_share(found[1]):
             return None
         index, path = found
         served = self.tracking.served[index]
         tracked = served.files[path]
-        if not self._is_above_suspicion(tracked):
+        if tracked.crashes:
             return None
-        return Upcoming(Path(path), self.around.clock() >= final_from_s(tracked, served.patience))
+        self.shared.add(path)
+        final = self.around.clock() >= final_from_s(tracked, served.patience)
+        return Upcoming(Path(path), tracked.signature, final)
 
     def _tell(self, index: int, path: str) -> Tell:
         def tell(happening: Happening, **facts: str) -> None:
@@ -150,6 +160,9 @@ class Attempts:
             action = Action.CRASHED if path in self.suspects else action
             self.suspects.discard(path)
             self.lost.add(path)
+        if isinstance(exc, WorkerDied) and self.shared:
+            self.alone.update(self.shared, {path})  # whose fault it was shows when each has a worker to itself
+            action = Action.BACK_OFF
         if action is Action.PAUSE:
             self.space.ran_out(self.around.clock())
         if action is Action.IGNORE:

@@ -88,12 +88,16 @@ class Daemon:
     def step(self) -> float:
         """Sweep what is due, look again at what is due, process at most one file; return how long to sleep, in s."""
         try:
-            return self._step()
+            pause_s = self._step()
         except SpoolFull as exc:  # journal or audit log; what was to be written is kept
+            self._attempts.process.rest()
             if self._recording.is_there(self._clock()):  # a sweep asks the journal every second meanwhile
                 self._log.error("paused: what happens cannot be recorded", reason=str(exc))
                 self._recording.ran_out(self._clock())
             return self._patience.retry_first_s
+        if pause_s > 0:
+            self._attempts.process.rest()
+        return pause_s
 
     def _step(self) -> float:
         for index, served in enumerate(self._tracking.served):

@@ -125,7 +125,7 @@ class Serving:
     def close(self) -> None:
         """End the worker, and let go of what it was to have next."""
         if self._process:
-            self._process.close()
+            self._process.rest()
         if self._worker:
             self._worker.close()
 

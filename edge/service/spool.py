@@ -84,12 +84,12 @@ def claimed(
     and `ImageUnreadable` where the source cannot be read or changes meanwhile.
     """
     name = image_name(image)
-    with opened(image, name) as (source, before):
-        demand_not_too_large(name, before, most_bytes)
-        if _free_bytes(spool) < before.size_bytes + keep_free_bytes:
-            raise _full(spool)
-        copy, file = _created(spool)
-        with ExitStack() as held:
+    with ExitStack() as held:
+        with opened(image, name) as (source, before):
+            demand_not_too_large(name, before, most_bytes)
+            if _free_bytes(spool) < before.size_bytes + keep_free_bytes:
+                raise _full(spool)
+            copy, file = _created(spool)
             held.callback(_remove, copy)
             with os.fdopen(file, "wb", buffering=0) as target:
                 digest = hashlib.sha256()
@@ -97,8 +97,7 @@ def claimed(
                     digest.update(piece)
                     _write(target.fileno(), piece, spool)
                     progress()
-            kept = held.pop_all()
-    with kept:  # the file itself is closed: a claim that waits for its turn holds up nobody who unmounts the share
+        # the file itself is closed: a claim that waits for its turn holds up nobody who unmounts the share
         yield Claimed(copy, digest.hexdigest(), before)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,9 @@ from edge.pipeline import Made, facts_of_refusal, local_time, publish_made, refu
 from edge.processes.worker import Description, Task
 from edge.results.document import Result
 from edge.results.publish import claim_name, image_name, result_path
-from edge.service.spool import claimed
-from edge.service.surroundings import Next, Upcoming, nobody
+from edge.service.ahead import Ahead
+from edge.service.spool import Claimed, claimed
+from edge.service.surroundings import Next, nobody
 from edge.settle import Happening, Signature, Tell
 from edge.source_file import demand_unchanged, hash_file, nothing, signature
 
@@ -40,7 +41,6 @@ class Maker(Protocol):
 class _Claim:
     """A file in the spool, for as long as ``held`` is open, and what the worker is told of it."""
 
-    image: Path
     signature: Signature
     task: Task
     held: ExitStack
@@ -60,7 +60,10 @@ class SupervisedProcess:
     largest_file_bytes: int
     progress: Callable[[], None] = nothing
     seen: Callable[[Path], datetime | None] = lambda _image: None  # when a file was first seen, in local time
-    _ahead: _Claim | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._ahead = Ahead(self.spool, self.largest_file_bytes)
+        self._task_ahead: Task | None = None
 
     def __call__(
         self, image: Path, results_dir: Path | None, *, final: bool, tell: Tell, upcoming: Next = nobody
@@ -74,41 +77,44 @@ class SupervisedProcess:
         claim = self._taken(image, final=final)
         with claim.held:
             tell(Happening.CLAIMED, sha256=claim.task.sha256)
-            made = self.worker.make(claim.task, lambda: self._claimed_ahead(upcoming()))
+            made = self.worker.make(claim.task, lambda: self._claimed_ahead(upcoming))
         if made.result.status != "refused":
             tell(Happening.INFERRED, key=str(made.result.provenance.key))
         demand_unchanged(image, claim.signature, claim.task.name)
         return _published(made, image, results_dir, tell)
 
-    def close(self) -> None:
-        """Let go of what was claimed and had no turn."""
-        if self._ahead is not None:
-            self._ahead.held.close()
-        self._ahead = None
+    def rest(self) -> None:
+        """Let go of what was claimed ahead and had no turn."""
+        self._ahead.let_go()
+        self._task_ahead = None
 
     def _taken(self, image: Path, *, final: bool) -> _Claim:
         """Return the claim that was made ahead, where it still is of this file as it is; else another one."""
-        ahead = self._ahead
-        if ahead and (ahead.image, ahead.task.final) == (image, final) and _is_unchanged(ahead):
-            self._ahead = None
-            return ahead
-        self.close()
-        return self._claimed(image, final=final)
-
-    def _claimed_ahead(self, upcoming: Upcoming | None) -> Task | None:
-        if upcoming is None:
-            return None
-        with suppress(EdgeError):  # its turn comes, and tells
-            self._ahead = self._claimed(upcoming.image, final=upcoming.final)
-            return self._ahead.task
-        return None
+        task, self._task_ahead = self._task_ahead, None
+        taken = self._ahead.take(image, lambda signature: _is_still(image, signature))
+        if taken is None:
+            return self._claimed(image, final=final)
+        claim, held = taken
+        if task is None or (task.copy, task.final) != (claim.copy, final):
+            task = self._task(image, claim, final=final)
+        return _Claim(claim.signature, task, held)
 
     def _claimed(self, image: Path, *, final: bool) -> _Claim:
         with ExitStack() as held:
             claim = held.enter_context(claimed(image, self.spool, self.largest_file_bytes, self.progress))
-            made_at = self._made_at(image, claim.signature.mtime_ns)
-            task = Task(claim.copy, image_name(image), claim.sha256, final, made_at)
-            return _Claim(image, claim.signature, task, held.pop_all())
+            return _Claim(claim.signature, self._task(image, claim, final=final), held.pop_all())
+
+    def _claimed_ahead(self, upcoming: Next) -> Task | None:
+        with suppress(EdgeError):  # its turn comes, and tells
+            named = upcoming()
+            claim = named and self._ahead.begin(named.image, named.signature)
+            if named and claim:
+                self._task_ahead = self._task(named.image, claim, final=named.final)
+        return self._task_ahead
+
+    def _task(self, image: Path, claim: Claimed, *, final: bool) -> Task:
+        made_at = self._made_at(image, claim.signature.mtime_ns)
+        return Task(claim.copy, image_name(image), claim.sha256, final, made_at)
 
     def _made_at(self, image: Path, mtime_ns: int) -> datetime:
         changed = local_time(mtime_ns / 1e9)
@@ -123,8 +129,8 @@ class SupervisedProcess:
         return _published(Made(result), image, results_dir, tell)
 
 
-def _is_unchanged(claim: _Claim) -> bool:
-    return signature(claim.image, claim.task.name) == claim.signature
+def _is_still(image: Path, known: Signature) -> bool:
+    return signature(image, image_name(image)) == known
 
 
 def _published(made: Made, image: Path, results_dir: Path | None, tell: Tell) -> Result:

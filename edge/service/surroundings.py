@@ -20,13 +20,14 @@ from edge.service.journal import Journal
 from edge.service.metrics import NO_METRICS, Metrics
 from edge.service.notify import Notifier, Silent
 from edge.service.silence import local_zone
-from edge.settle import Tell
+from edge.settle import Signature, Tell
 
 
 class Upcoming(NamedTuple):
-    """A file whose turn most likely comes next, and whether more of it can still arrive then (``final``: no more)."""
+    """A file whose turn most likely comes next: the version that has settled; ``final``: no more of it can arrive."""
 
     image: Path
+    signature: Signature
     final: bool
 
 
@@ -51,6 +52,9 @@ class Process(Protocol):
         raise `SpoolFull`, which is passed on. ``upcoming`` is a hint and no more: what it names may be begun with
         once this image is claimed, to no effect before its own turn.
         """
+
+    def rest(self) -> None:
+        """Let go of what was begun with: no file's turn comes just now."""
 
     def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:
         """Publish, without looking into ``image``, that it is refused, and return that."""

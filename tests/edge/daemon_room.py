@@ -79,6 +79,7 @@ class Pipeline:
         self.clock = clock
         self.calls: list[tuple[str, bool]] = []  # (file name, final)
         self.times_s: list[float] = []
+        self.rests = 0
         self.upcoming: list[Upcoming | None] = []  # what was said to come next, once a file was claimed
         self.raises: dict[str, Iterator[Exception | None]] = defaultdict(lambda: iter(()))
         self.takes_s = 0.0
@@ -107,6 +108,9 @@ class Pipeline:
         self.after_publishing()
         tell(Happening.PUBLISHED)
         return document
+
+    def rest(self) -> None:
+        self.rests += 1
 
     def refuse(self, image: Path, results_dir: Path | None, reason: str, tell: Tell) -> Result:
         return self._refused(image, results_dir, reason, tell)

@@ -230,6 +230,8 @@ config = next(requests).header["config"]
 starts = open(config["state_dir"] + "/starts", "a+")
 starts.write("+"); starts.flush(); starts.seek(0)
 start = len(starts.read())
+def of(request):
+    return {"of": request.header.get("copy")}
 """
 PROVENANCE = {
     "software": "fake",
@@ -289,7 +291,7 @@ def test_a_worker_that_keeps_silent_is_ended(faked):
 
 def test_a_worker_that_lost_its_device_is_started_anew(faked):
     lost = "{'error': 'DeviceLost', 'message': 'the GPU failed'}"
-    worker = faked(f"{OPEN}next(requests)\nparent.answer({lost})\nnext(requests)")
+    worker = faked(f"{OPEN}r = next(requests)\nparent.answer(of(r) | {lost})\nnext(requests)")
     assert fails(worker, DeviceLost) == "the GPU failed"
     assert fails(worker, DeviceLost) == "the GPU failed"
     assert worker.starts == 2
@@ -298,7 +300,9 @@ def test_a_worker_that_lost_its_device_is_started_anew(faked):
 # --- the image that most likely comes next ---
 
 
-NAMES_ITS_TASK = "    parent.answer({'error': 'DamagedImage', 'message': r.header['name'] + ' from ' + str(start)})"
+NAMES_ITS_TASK = (
+    "    parent.answer(of(r) | {'error': 'DamagedImage', 'message': r.header['name'] + ' from ' + str(start)})"
+)
 ECHOES = f"{OPEN}for r in requests:\n{NAMES_ITS_TASK}"
 
 
@@ -310,7 +314,9 @@ def answers(worker, task, then=None):
 
 def test_an_image_that_the_worker_was_told_of_is_not_asked_twice(faked):
     number = "n.append(1) or len(n)"
-    counts = f"    parent.answer({{'error': 'DamagedImage', 'message': r.header['name'] + ' ' + str({number})}})"
+    counts = (
+        f"    parent.answer(of(r) | {{'error': 'DamagedImage', 'message': r.header['name'] + ' ' + str({number})}})"
+    )
     worker = faked(f"{OPEN}n = []\nfor r in requests:\n{counts}")
     told = [answers(worker, TASK, NEXT), answers(worker, NEXT, OTHER), answers(worker, OTHER)]
     assert told == ["X.dcm 1", "Y.dcm 2", "Z.dcm 3"]
@@ -334,6 +340,21 @@ def test_a_worker_that_dies_over_an_image_that_did_not_come_next_blames_nobody(f
     worker = faked(f"{OPEN}for r in requests:\n    if r.header['name'] == 'Y.dcm': os._exit(1)\n{NAMES_ITS_TASK}")
     assert answers(worker, TASK, NEXT) == "X.dcm from 1"
     assert answers(worker, OTHER) == "Z.dcm from 2"
+
+
+def test_a_fault_while_the_next_image_is_looked_for_gives_no_file_the_answer_of_another(faked):
+    def fault():
+        raise MemoryError("for the test")
+
+    worker = faked(ECHOES)
+    with pytest.raises(MemoryError):
+        worker.make(TASK, fault)
+    assert answers(worker, NEXT) == "Y.dcm from 2"
+
+
+def test_an_answer_for_another_file_is_never_taken(faked):
+    worker = faked(f"{OPEN}for r in requests:\n    parent.answer({{'of': '/other', 'outputs': [], 'kind': None}})")
+    assert "answered for another file" in fails(worker, WorkerDied)
 
 
 def test_the_golden_images_come_between_two_images(worker, write, dicom, collimated):
@@ -364,7 +385,7 @@ def test_a_fault_of_ours_over_an_answer_ends_the_worker(config, tmp_path, write,
 
 def test_other_errors_keep_the_process(faked):
     failed = "{'error': 'InferenceFailed', 'message': 'no memory'}"
-    worker = faked(f"{OPEN}for _ in requests:\n    parent.answer({failed})")
+    worker = faked(f"{OPEN}for r in requests:\n    parent.answer(of(r) | {failed})")
     assert fails(worker, InferenceFailed) == fails(worker, InferenceFailed) == "no memory"
     assert worker.starts == 1
 

@@ -6,6 +6,7 @@ import pytest
 
 from edge.errors import (
     DamagedImage,
+    DeviceLost,
     ImageUnreadable,
     NotAnImage,
     ResultsNotWritable,
@@ -321,13 +322,39 @@ def test_a_file_whose_result_may_be_there_is_not_named_ahead(room):
     assert upcoming(room) == [None, None]
 
 
-def test_after_a_death_a_file_has_the_worker_to_itself_until_it_has_its_result(room):
-    room.pipeline.raises["a"] = iter([WorkerDied("a: for the test")])
-    for name in ("a", "b", "c"):
+def test_after_a_death_that_two_files_shared_each_has_the_worker_to_itself_and_none_is_blamed(room):
+    room.pipeline.raises["a"] = room.pipeline.raises["b"] = iter([WorkerDied("for the test")])  # the first one dies
+    for name in ("a", "b"):
         room.put(name)
     room.run_for(300)
-    turns = list(zip([name for name, _ in room.pipeline.calls], upcoming(room), strict=True))
-    assert turns[-1] == ("a", None)
-    after_its_death = turns[turns.index(next(turn for turn in turns if turn[0] == "a")) + 1 :]
-    assert ("a", False) not in [named for _, named in after_its_death]
-    assert room.result("a")["status"] == "ok"
+    names = [name for name, _ in room.pipeline.calls]
+    assert upcoming(room) == [(names[1], False), None, None]
+    assert names[2] == names[0]
+    assert room.entry(names[0]).crashes == 0
+    assert room.result(names[0])["status"] == "ok"
+
+
+def test_a_file_that_has_the_worker_to_itself_is_refused_after_two_deaths(room):
+    room.put("a")
+    room.pipeline.raises["a"] = iter([WorkerDied("a: for the test")] * 9)
+    room.run_for(300)
+    assert room.result("a")["status"] == "refused"
+    assert len(room.pipeline.calls) == 2
+
+
+def test_a_file_that_lost_a_device_and_is_gone_keeps_nobody_alone(room):
+    gone = room.put("bad")
+    room.pipeline.raises["bad"] = iter([DeviceLost("for the test")])
+    room.run_for(10)
+    gone.unlink()
+    room.run_for(10)
+    for name in ("a", "b"):
+        room.put(name)
+    room.run_for(100)
+    assert upcoming(room)[-2] is not None
+
+
+def test_nothing_begun_ahead_is_kept_while_no_file_s_turn_comes(room):
+    room.put("a")
+    room.run_for(100)
+    assert room.pipeline.rests > 0

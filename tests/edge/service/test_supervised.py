@@ -1,6 +1,6 @@
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -12,6 +12,7 @@ from edge.errors import (
     ReaderDied,
     ResultNameTaken,
     ResultsNotWritable,
+    SpoolFull,
     StateUnusable,
     WorkerDied,
 )
@@ -20,7 +21,7 @@ from edge.processes.worker import Description
 from edge.service.spool import clear_spool
 from edge.service.supervised import SupervisedProcess
 from edge.service.surroundings import Upcoming
-from edge.settle import NEXT, Happening, State
+from edge.settle import NEXT, Happening, State, signature_of
 
 CONFIG = "d" * 64
 CLAIMED, INFERRED, PUBLISHED = Happening.CLAIMED, Happening.INFERRED, Happening.PUBLISHED
@@ -34,9 +35,11 @@ class WorkerHere:
     meanwhile: object = staticmethod(lambda _copy: None)
     seen: list = field(default_factory=list)
     ahead: list = field(default_factory=list)
+    tasks: list = field(default_factory=list)
 
     def make(self, task, then):
         self.seen.append(task.copy)
+        self.tasks.append(task)
         self.ahead.append(then())
         self.meanwhile(task.copy)
         return self.pipeline.make(Source(task.copy, task.name, task.sha256, task.made_at), final=task.final)
@@ -192,7 +195,8 @@ def other(image, dicom, collimated):
 
 
 def comes_next(path, *, final=True):
-    return lambda: Upcoming(path, final)
+    settled = signature_of(path.lstat())
+    return lambda: Upcoming(path, settled, final)
 
 
 def test_the_next_file_is_claimed_while_the_worker_has_the_first(process, worker, image, other, told, tmp_path):
@@ -214,15 +218,35 @@ def test_a_next_file_that_changed_is_claimed_anew(process, worker, image, other,
     assert names(process.spool) == []
 
 
-def test_a_next_file_whose_rest_can_no_longer_arrive_is_claimed_anew(process, worker, image, other, told):
+def test_a_next_file_whose_rest_can_no_longer_arrive_is_asked_for_anew(process, worker, image, other, told):
     process(image, None, final=True, tell=told, upcoming=comes_next(other, final=False))
     process(other, None, final=True, tell=type(told)())
-    assert worker.seen[1] != worker.ahead[0].copy
+    assert worker.tasks[1] == replace(worker.ahead[0], final=True)
 
 
 def test_a_next_file_that_cannot_be_claimed_waits_for_its_turn(process, worker, image, told):
-    process(image, None, final=True, tell=told, upcoming=comes_next(image.with_name("gone.dcm")))
+    gone = image.with_name("gone.dcm")
+    gone.write_bytes(b"x")
+    upcoming = comes_next(gone)
+    gone.unlink()
+    process(image, None, final=True, tell=told, upcoming=upcoming)
     assert worker.ahead == [None]
+    assert told.state is State.PUBLISHED
+
+
+def test_another_version_than_the_settled_one_is_not_claimed_ahead(process, worker, image, other, told):
+    upcoming = comes_next(other)
+    other.write_bytes(other.read_bytes() + b"x")
+    process(image, None, final=True, tell=told, upcoming=upcoming)
+    assert worker.ahead == [None]
+    assert names(process.spool) == []
+
+
+def test_a_hint_that_fails_costs_the_image_in_hand_nothing(process, worker, image, told):
+    def fail():
+        raise SpoolFull("for the test")
+
+    process(image, None, final=True, tell=told, upcoming=fail)
     assert told.state is State.PUBLISHED
 
 
@@ -235,8 +259,8 @@ def test_another_file_than_expected_lets_go_of_the_claim(process, worker, image,
 def test_what_had_no_turn_is_let_go_of_at_the_end(process, image, other, told):
     process(image, None, final=True, tell=told, upcoming=comes_next(other))
     assert len(names(process.spool)) == 1
-    process.close()
-    process.close()
+    process.rest()
+    process.rest()
     assert names(process.spool) == []
 
 

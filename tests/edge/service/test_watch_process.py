@@ -69,6 +69,8 @@ def process(image, results_dir, *, final, tell, upcoming):
     note("published", image, result.to_json())
     return result
 
+process.rest = lambda: None
+
 with stop_on_signals() as stop:
     watch(config, process, stop=stop, log=open_log())
 """
