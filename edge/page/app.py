@@ -84,6 +84,7 @@ def _now_routes(sources: Sources) -> list[Route]:
         as_of = found.status.when
         answer = html(request, render(template, now=found, here="Now" if found.newest else "", as_of=as_of))
         answer.headers["X-As-Of"] = as_of.isoformat(timespec="seconds")
+        answer.headers["X-Now"] = found.time.isoformat(timespec="seconds")
         return answer
 
     return [Route("/", now), Route("/now/fragment", fragment)]

@@ -114,22 +114,15 @@ class Sources:
         with self._lock:
             if self._status is not None and self._clock() - self._status_s < STATUS_KEPT_S:
                 return self._status
-            if self._asked is None:
-                self._asked = self._pool.submit(lambda: self._gather(self.service, self.now()))
+            if self._asked is None or self._asked.done():  # an answer that nobody fetched is not kept for the next
+                self._asked = self._pool.submit(self._ask_status)
             asked, last = self._asked, self._status
         try:
-            found = asked.result(None if last is None else STATUS_WAIT_S)
+            return asked.result(None if last is None else STATUS_WAIT_S)
         except TimeoutError:
             if last is None:
                 raise
             return last
-        finally:
-            if asked.done():
-                with self._lock:
-                    self._asked = None
-        with self._lock:
-            self._status, self._status_s = found, self._clock()
-        return found
 
     def data_version(self) -> int:
         """Return a number that is another one whenever the journal has changed since."""
@@ -158,6 +151,13 @@ class Sources:
         """Return what the store holds; () without a store. Raises `Stop` where the store refuses."""
         config = self.config
         return () if config.store is None else Store(config.store, config.release_key).list()
+
+    def _ask_status(self) -> Status:
+        begun_s = self._clock()
+        found = self._gather(self.service, self.now())
+        with self._lock:
+            self._status, self._status_s = found, begun_s
+        return found
 
     def _read_on(self, since: datetime) -> None:
         """Have the rest read meanwhile, one reading at a time."""

@@ -6,6 +6,7 @@ import pytest
 
 from edge.page.shown_file import axes_of, rotation_of
 from edge.results.publish import result_path
+from edge.service.status import gather
 from edge.settle import State
 from tests.page.made_room import NOW, overlay_bytes
 
@@ -183,6 +184,16 @@ def test_the_fragment_is_what_the_page_holds(page):
     assert "<html" not in fragment.text
     assert 'id="latest"' in fragment.text
     assert fragment.headers["x-as-of"] == NOW.isoformat(timespec="seconds")
+
+
+def test_an_old_status_is_shown_with_its_time_and_ages_are_those_of_now(room, open_page):
+    room.fill(1)  # finished a minute before NOW
+    now = NOW + timedelta(hours=3)
+    answer = open_page(room, now=lambda: now, ask=lambda service, _: gather(service, NOW)).get("/now/fragment")
+    assert answer.headers["x-as-of"] == NOW.isoformat(timespec="seconds")
+    assert answer.headers["x-now"] == now.isoformat(timespec="seconds")
+    assert "3 h 01 min ago" in answer.text
+    assert "1 min ago" not in answer.text.replace("3 h 01 min ago", "")
 
 
 def test_what_a_browser_has_is_not_sent_again(page):
