@@ -46,9 +46,8 @@ def now_of(sources: Sources, before: int | None) -> Now:
     status = sources.status()
     found = sources.recent(PAGE_OF + 1, before)
     files = tuple(shown(seen, sources) for seen in found[:PAGE_OF])
-    latest = None
-    if before is None:
-        latest = next((one for one in files if one.finished), None)
+    last = sources.finished(1) if before is None else ()
+    latest = shown(last[0], sources) if last else None
     older = found[PAGE_OF - 1].ord if len(found) > PAGE_OF else None
     now = sources.now()
     return Now(now, status, parts_of(status, now), latest, files, older, before is None)

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,10 @@ class Sources:
         Files that are no images are left out. Without a journal: none.
         """
         return self._seen(lambda journal: journal.latest(limit, before))
+
+    def finished(self, limit: int) -> tuple[Seen, ...]:
+        """Return the images that were finished last, the last one first, however many files wait."""
+        return self._seen(lambda journal: journal.finished(limit))
 
     def seen(self, order: int) -> Seen | None:
         """Return the file of an order."""

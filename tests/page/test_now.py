@@ -73,6 +73,22 @@ def test_what_is_in_hand_is_listed_above_but_does_not_stand_large(room, open_pag
     assert "being looked at" in listed
 
 
+def test_however_many_wait_the_image_that_finished_last_stands_large(room, open_page):
+    room.fill(3)
+    room.record(*(of(room, order, f"new{order}.dcm", State.SEEN) for order in range(4, 60)))
+    client = open_page(room)
+    text = client.get("/").text
+    assert "portal_00003.dcm" in text[text.index('id="latest"') : text.index('id="parts"')]
+    assert "The newest result carries no warning" in client.get("/engines").text
+
+
+def test_without_a_result_nothing_is_said_of_its_warnings(room, open_page):
+    room.record(of(room, 1, "new.dcm", State.SEEN))
+    text = open_page(room).get("/engines").text
+    assert "There is no result just now" in text
+    assert "carries no warning" not in text
+
+
 def test_a_refusal_stands_with_its_reason(room, open_page):
     room.fill(7)  # the seventh is refused
     text = open_page(room).get("/").text

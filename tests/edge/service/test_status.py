@@ -346,7 +346,7 @@ def test_a_folder_in_which_nothing_ever_came_is_silent_since_the_service_began(r
 
 def test_a_share_that_hangs_holds_one_thread_of_who_asks_every_second(room):
     held, asked = threading.Event(), []
-    listings = Listings(lambda folder: asked.append(folder) or held.wait(20) and ())
+    listings = Listings(lambda folder: asked.append(folder) or (held.wait(20) and ()))
     service = Service(None, room.config, "landmarknet-edge.service")
     said = {gather(service, NOW, answer_s=0.01, listings=listings).folders[0].fault for _ in range(5)}
     held.set()
