@@ -16,7 +16,7 @@ RISKY = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def trends_csv(rows: Iterable[TrendRow], missing: Iterable[str] = ()) -> bytes:
-    """Return RFC 4180 CSV in UTF-8, every cell in quotes. Its last lines say what is missing, and what it is not for."""
+    """Return RFC 4180 CSV in UTF-8, all in quotes. Its last lines say what is missing, and what it is not for."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, quoting=csv.QUOTE_ALL)  # so that no other separator than ours divides a name
     writer.writerow(COLUMNS)
