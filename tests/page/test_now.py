@@ -1,6 +1,7 @@
 import json
 import shutil
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -205,17 +206,23 @@ def test_the_fragment_is_what_the_page_holds(page):
 def test_an_old_status_is_shown_with_its_time_and_ages_are_those_of_now(room, open_page):
     room.fill(1)  # finished a minute before NOW
     now = NOW + timedelta(hours=3)
-    answer = open_page(room, now=lambda: now, ask=lambda service, _: gather(service, NOW)).get("/now/fragment")
+    client = open_page(room, now=lambda: now, ask=lambda service, _: gather(service, NOW))
+    answer = client.get("/")
     assert answer.headers["x-as-of"] == NOW.isoformat(timespec="seconds")
     assert answer.headers["x-now"] == now.isoformat(timespec="seconds")
     assert "3 h 01 min ago" in answer.text
     assert "1 min ago" not in answer.text.replace("3 h 01 min ago", "")
 
 
-def test_what_a_browser_has_is_not_sent_again(page):
-    first = page.get("/now/fragment")
-    again = page.get("/now/fragment", If_None_Match=first.headers["etag"])
+def test_what_a_browser_has_is_not_sent_again_while_only_time_goes_on(room, open_page):
+    room.fill(40)
+    clock = SimpleNamespace(now=NOW)
+    client = open_page(room, now=lambda: clock.now, ask=lambda service, _: gather(service, clock.now))
+    first = client.get("/now/fragment")
+    clock.now += timedelta(seconds=1.5)
+    again = client.get("/now/fragment", If_None_Match=first.headers["etag"])
     assert (first.status, again.status, again.body) == (200, 304, b"")
+    assert again.headers["x-now"] != first.headers["x-now"]
 
 
 def test_pages_are_compressed_for_who_asks(page):
