@@ -12,7 +12,7 @@ from edge.page.trend_rows import TrendRow
 from edge.results.document import NOTICE
 
 COLUMNS = tuple(one.name for one in fields(TrendRow) if one.name != "ord")
-RISKY = tuple("=+-@\t\r\n＝＋－＠")
+RISKY = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet would take such a name for a formula
 
 
 def trends_csv(rows: Iterable[TrendRow], missing: Iterable[str] = ()) -> bytes:
