@@ -82,8 +82,10 @@ def _now_routes(sources: Sources) -> list[Route]:
     async def _now(request: Request, template: str) -> Response:
         found = await anyio.to_thread.run_sync(now_of, sources, order_of(request, "before"))
         as_of = found.status.when
-        answer = html(request, render(template, now=found, here="Now" if found.newest else "", as_of=as_of))
+        here, aged = "Now" if found.newest else "", template == "now.html"
+        answer = html(request, render(template, now=found, here=here, as_of=as_of, aged=aged))
         answer.headers["X-As-Of"] = as_of.isoformat(timespec="seconds")
+        answer.headers["X-Now"] = found.time.isoformat(timespec="seconds")
         return answer
 
     return [Route("/", now), Route("/now/fragment", fragment)]

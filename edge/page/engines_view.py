@@ -59,7 +59,7 @@ class Engines:
 
     as_of: datetime
     serves: str | None
-    warnings: tuple[str, ...]  # of the engine that made the last results
+    warnings: tuple[str, ...] | None  # of the engine that made the newest result; None: there is none to be read
     releases: tuple[Release, ...]
     fault: str | None  # why the store cannot be read
     store: bool
@@ -222,12 +222,12 @@ def _texts(found: Any) -> Iterator[str]:
     yield from (one for one in (found if isinstance(found, list) else []) if isinstance(one, str))
 
 
-def _warnings(sources: Sources) -> tuple[str, ...]:
+def _warnings(sources: Sources) -> tuple[str, ...] | None:
     """Return what the engine of the newest result warned of: it alone has compared itself with the machine."""
-    for seen in sources.recent(LOOK_BACK):
+    for seen in sources.finished(LOOK_BACK):
         if (result := sources.result(seen)) is not None:
             return tuple(result["provenance"]["engine_warnings"])
-    return ()
+    return None
 
 
 def _commands(sources: Sources) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,7 @@ class Part:
 class Now:
     """What the view shows; ``parts`` are queue, engine, constancy and each drop folder."""
 
+    time: datetime  # now; ``status.when`` is before that where the machine was slow to answer
     status: Status
     parts: tuple[Part, ...]
     latest: Shown | None  # the image that was finished last; None: none, or an older page of the list
@@ -45,28 +46,28 @@ def now_of(sources: Sources, before: int | None) -> Now:
     status = sources.status()
     found = sources.recent(PAGE_OF + 1, before)
     files = tuple(shown(seen, sources) for seen in found[:PAGE_OF])
-    latest = None
-    if before is None:
-        latest = next((one for one in files if one.finished), None)
+    last = sources.finished(1) if before is None else ()
+    latest = shown(last[0], sources) if last else None
     older = found[PAGE_OF - 1].ord if len(found) > PAGE_OF else None
-    return Now(status, parts_of(status), latest, files, older, before is None)
+    now = sources.now()
+    return Now(now, status, parts_of(status, now), latest, files, older, before is None)
 
 
-def parts_of(status: Status) -> tuple[Part, ...]:
-    """Return how the parts of the system stand."""
+def parts_of(status: Status, now: datetime) -> tuple[Part, ...]:
+    """Return how the parts of the system stand, as seen at ``now``."""
     return (
-        _queue(status),
-        *(_folder(folder, status.when) for folder in status.folders),
+        _queue(status, now),
+        *(_folder(folder, now) for folder in status.folders),
         _engine(status),
-        _golden(status),
+        _golden(status, now),
     )
 
 
-def _queue(status: Status) -> Part:
+def _queue(status: Status, now: datetime) -> Part:
     oldest = status.oldest_waiting
     told = [f"{status.counts.get(FINISHED[0], 0)} done, {status.counts.get(FINISHED[1], 0)} refused"]
     if oldest:
-        told.insert(0, f"oldest: {printable(oldest.name)}, {age(oldest.when_utc, status.when)}")
+        told.insert(0, f"oldest: {printable(oldest.name)}, {age(oldest.when_utc, now)}")
     word = f"{status.waiting} waiting" if status.waiting else "nothing waits"
     return Part("Queue", word, "idle" if status.waiting else "good", tuple(told))
 
@@ -87,12 +88,12 @@ def _engine(status: Status) -> Part:
     return Part("Engine", "serves", "good", (printable(status.release or "none"),))
 
 
-def _golden(status: Status) -> Part:
+def _golden(status: Status, now: datetime) -> Part:
     if not status.constancy:
         return Part("Constancy", "not yet run", "idle", ("the golden images run once a day",))
     last = status.constancy[0]
     told = (
-        f"golden images, {local(last.when_utc, status.when)}",
+        f"golden images, {local(last.when_utc, now)}",
         f"worst shift {last.worst_shift_net_px:.2g} px of the network",
     )
     if last.passed:

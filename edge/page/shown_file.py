@@ -9,7 +9,7 @@ from typing import Any
 from edge.page.sources import Seen, Sources
 from edge.results.wording import signed
 from edge.service.status import in_words
-from edge.settle import FINISHED, State
+from edge.settle import State
 from edge.terminal import printable
 
 WAITING_WORDS = {
@@ -54,10 +54,6 @@ class Shown:
     @property
     def name(self) -> str:
         return printable(self.seen.name)
-
-    @property
-    def finished(self) -> bool:
-        return self.seen.state in FINISHED
 
 
 def shown(seen: Seen, sources: Sources) -> Shown:

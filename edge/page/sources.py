@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ STATUS_KEPT_S = 1.0
 STATUS_WAIT_S = 0.3  # a share that hangs keeps the status for seconds: the last one is shown, with its time
 RESULTS_KEPT = 256
 LARGEST_ORDER = 2**63 - 1  # of SQLite
-NO_ROW = ("", None)
 ROWS_MOST, ROWS_AT_ONCE = 50_000, 100
+NO_RESULT_KEPT_S = 60.0  # the result of an image may be gone, or its share not mounted just now
 WITH_RESULT = (State.PUBLISHED, *FINISHED)
 
 
@@ -56,6 +57,24 @@ class Seen:
     result_path: Path
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the images finished since some time, oldest first."""
+
+    rows: tuple[TrendRow, ...]
+    unread: int  # results that are still to be read
+    cut: bool  # whether there are more than `ROWS_MOST`: these are the newest
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptRow:
+    """A row, for as long as the image is the one finished at ``when``, and not beyond ``until_s``."""
+
+    when: str
+    row: TrendRow
+    until_s: float
+
+
 class Sources:
     """What one service left to be shown. ``clock`` in seconds, monotonic."""
 
@@ -73,7 +92,7 @@ class Sources:
         self._journal = state_folder(service.config) / JOURNAL
         self._changes = Changes(self._journal)
         self._results = Kept[dict[str, Any] | None](RESULTS_KEPT)
-        self._rows: dict[int, tuple[str, TrendRow | None]] = {}  # by order, with the time at which it was finished
+        self._rows: dict[int, _KeptRow] = {}  # by order
         self._rows_lock = threading.Lock()
         self._pool = ThreadPoolExecutor(2, "sources")  # one for the status, one for results that are read meanwhile
         self._reading: Future[object] | None = None
@@ -94,6 +113,10 @@ class Sources:
         """
         return self._seen(lambda journal: journal.latest(limit, before))
 
+    def finished(self, limit: int) -> tuple[Seen, ...]:
+        """Return the images that were finished last, the last one first, however many files wait."""
+        return self._seen(lambda journal: journal.finished(limit))
+
     def seen(self, order: int) -> Seen | None:
         """Return the file of an order."""
         if order > LARGEST_ORDER:
@@ -104,7 +127,9 @@ class Sources:
         """Return a file's result, if it has one that belongs to it and is whole: what lies there may be anybody's."""
         if seen.state not in WITH_RESULT:
             return None
-        return self._results.get(seen.result_path, (seen.name, seen.sha256), lambda: _result(seen))
+        with suppress(OSError):  # not just now: asked again
+            return self._results.get(seen.result_path, (seen.name, seen.sha256), lambda: _result(seen))
+        return None
 
     def status(self) -> Status:
         """Return how the service stands, at most a second old unless the machine does not answer; see its ``when``.
@@ -114,41 +139,36 @@ class Sources:
         with self._lock:
             if self._status is not None and self._clock() - self._status_s < STATUS_KEPT_S:
                 return self._status
-            if self._asked is None:
-                self._asked = self._pool.submit(lambda: self._gather(self.service, self.now()))
+            if self._asked is None or self._asked.done():  # an answer that nobody fetched is not kept for the next
+                self._asked = self._pool.submit(self._ask_status)
             asked, last = self._asked, self._status
         try:
-            found = asked.result(None if last is None else STATUS_WAIT_S)
+            return asked.result(None if last is None else STATUS_WAIT_S)
         except TimeoutError:
             if last is None:
                 raise
             return last
-        finally:
-            if asked.done():
-                with self._lock:
-                    self._asked = None
-        with self._lock:
-            self._status, self._status_s = found, self._clock()
-        return found
 
     def data_version(self) -> int:
         """Return a number that is another one whenever the journal has changed since."""
         return self._changes.version()
 
-    def trend_rows(self, since: datetime, until_s: float = float("inf")) -> tuple[tuple[TrendRow, ...], int]:
-        """Return a row for each image finished since then, oldest first, and how many were not read until ``until_s``.
+    def trend_rows(self, since: datetime, until_s: float = float("inf")) -> Rows:
+        """Return a row for each image finished since then, as far as they were read until ``until_s``.
 
         Rows are kept and the newest are read first, so whoever asks again gets the rest.
         """
-        finished = self._ask(lambda journal: journal.finished_since(since), [])[-ROWS_MOST:]
-        missing = [order for order, when in reversed(finished) if self._rows.get(order, NO_ROW)[0] != when]
+        newest = self._ask(lambda journal: journal.finished_since(since, ROWS_MOST + 1), [])
+        wanted = dict(newest[-ROWS_MOST:])
+        missing = self._missing(reversed(wanted), wanted)
         for start in range(0, len(missing), ROWS_AT_ONCE):
             if self._clock() > until_s:
                 self._read_on(since)
                 break
-            self._read_rows(missing[start : start + ROWS_AT_ONCE], dict(finished))
-        rows = [row for order, when in finished for at, row in [self._rows.get(order, NO_ROW)] if at == when and row]
-        return tuple(rows), len(finished) - len(rows)
+            self._read_rows(missing[start : start + ROWS_AT_ONCE], wanted)
+        kept = [(when, self._rows.get(order)) for order, when in wanted.items()]
+        rows = tuple(one.row for when, one in kept if one is not None and one.when == when)
+        return Rows(rows, len(wanted) - len(rows), len(newest) > ROWS_MOST)
 
     def constancy(self, limit: int) -> Sequence[Any]:
         """Return the runs of the golden images, the last one first."""
@@ -159,20 +179,41 @@ class Sources:
         config = self.config
         return () if config.store is None else Store(config.store, config.release_key).list()
 
+    def _ask_status(self) -> Status:
+        begun_s = self._clock()
+        found = self._gather(self.service, self.now())
+        with self._lock:
+            self._status, self._status_s = found, begun_s
+        return found
+
     def _read_on(self, since: datetime) -> None:
         """Have the rest read meanwhile, one reading at a time."""
         with self._lock:
             if self._reading is None or self._reading.done():
                 self._reading = self._pool.submit(self.trend_rows, since)
 
-    def _read_rows(self, orders: Sequence[int], when: Mapping[int, str]) -> None:
+    def _missing(self, orders: Iterable[int], wanted: Mapping[int, str]) -> list[int]:
+        now_s, kept = self._clock(), self._rows
+        return [
+            order
+            for order in orders
+            if (one := kept.get(order)) is None or one.when != wanted[order] or one.until_s <= now_s
+        ]
+
+    def _read_rows(self, orders: Sequence[int], wanted: Mapping[int, str]) -> None:
         with self._rows_lock:  # two who ask at once would read everything twice
-            missing = [order for order in orders if self._rows.get(order, NO_ROW)[0] != when[order]]
+            missing = self._missing(orders, wanted)
             for seen in self._seen(lambda journal: journal.by_orders(missing)):
-                row = trend_row(seen.ord, seen.name, seen.state, seen.kind, seen.changed_utc, _result_of(seen))
-                self._rows[seen.ord] = when[seen.ord], row
-            while len(self._rows) > ROWS_MOST:
-                self._rows.pop(next(iter(self._rows)))
+                with suppress(OSError):  # not just now: it counts as unread
+                    self._rows[seen.ord] = self._row(seen, wanted[seen.ord])
+            others = (order for order in self._rows if order not in wanted)
+            for order in list(islice(others, max(0, len(self._rows) - ROWS_MOST))):
+                del self._rows[order]
+
+    def _row(self, seen: Seen, when: str) -> _KeptRow:
+        result = _result_of(seen)
+        row = trend_row(seen.ord, seen.name, seen.state, seen.kind, seen.changed_utc, result)
+        return _KeptRow(when, row, float("inf") if result else self._clock() + NO_RESULT_KEPT_S)
 
     def _seen(self, ask: Callable[[Journal], Sequence[Entry]]) -> tuple[Seen, ...]:
         return tuple(map(self._of_entry, self._ask(ask, ())))
@@ -205,11 +246,14 @@ def _result(seen: Seen) -> dict[str, Any] | None:
 
 
 def _result_of(seen: Seen) -> Result | None:
-    """Return what lies where a file's result belongs, if it is of that very file."""
+    """Return what lies where a file's result belongs, if it is of that very file.
+
+    Raises `OSError` where that cannot be said just now, as of a share whose server is away.
+    """
     try:
         data = read_ours(seen.result_path)
         found = Result.model_validate_json(data) if data else None
-    except (OSError, ValueError):  # gone, or not there just now; no result of ours
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # gone; no result of ours
         return None
     ours = found is not None and found.image.name == seen.name and seen.sha256 in (None, found.image.sha256)
     return found if ours else None

@@ -12,17 +12,17 @@ from edge.page.trend_rows import TrendRow
 from edge.results.document import NOTICE
 
 COLUMNS = tuple(one.name for one in fields(TrendRow) if one.name != "ord")
-RISKY = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would take such a name for a formula
+RISKY = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet would take such a name for a formula
 
 
-def trends_csv(rows: Iterable[TrendRow]) -> bytes:
-    """Return RFC 4180 CSV in UTF-8. Its last line says what it is not for."""
+def trends_csv(rows: Iterable[TrendRow], missing: Iterable[str] = ()) -> bytes:
+    """Return RFC 4180 CSV in UTF-8, all in quotes. Its last lines say what is missing, and what it is not for."""
     out = io.StringIO(newline="")
-    writer = csv.writer(out)
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL)  # so that no other separator than ours divides a name
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
-    writer.writerow([NOTICE])
+    writer.writerows([text] for text in (*missing, NOTICE))
     return out.getvalue().encode("utf-8", "backslashreplace")
 
 

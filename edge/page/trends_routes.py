@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from datetime import UTC, timedelta
 
 import anyio.to_thread
@@ -14,7 +15,7 @@ from starlette.routing import Route
 
 from edge.page.answers import html, kept, named
 from edge.page.render import render
-from edge.page.sources import Sources
+from edge.page.sources import ROWS_MOST, Rows, Sources
 from edge.page.trends_csv import trends_csv
 from edge.page.trends_view import SPANS_DAYS, trends_of
 
@@ -44,8 +45,16 @@ def _page(sources: Sources, days: int, course: str | None) -> str:
 
 
 def _table(sources: Sources, days: int, course: str | None) -> bytes:
-    rows, _ = sources.trend_rows((sources.now() - timedelta(days=days)).astimezone(UTC))
-    return trends_csv(row for row in rows if course is None or row.course == course)
+    found = sources.trend_rows((sources.now() - timedelta(days=days)).astimezone(UTC))
+    chosen = (row for row in found.rows if course is None or row.course == course)
+    return trends_csv(chosen, _missing(found))
+
+
+def _missing(found: Rows) -> Iterator[str]:
+    if found.unread:
+        yield f"The results of {found.unread} images could not be read just now: they are not in this table."
+    if found.cut:
+        yield f"There are more than {ROWS_MOST} images in this time: this table is of the newest."
 
 
 def _asked(request: Request) -> tuple[int, str | None]:

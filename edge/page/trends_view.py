@@ -11,7 +11,7 @@ from statistics import median
 
 from edge.constancy import ConstancyRun
 from edge.page.plot import Plot, Series, time_plot
-from edge.page.sources import Sources
+from edge.page.sources import ROWS_MOST, Sources
 from edge.page.trend_rows import TrendRow
 from edge.results.wording import signed
 
@@ -40,6 +40,7 @@ class Trends:
     course: str | None
     as_of: datetime
     unread: int
+    newest: int | None  # so many images are in it, and more were finished; None: all are in it
     images: int
     outcomes: tuple[tuple[str, int], ...]
     courses: tuple[Course, ...]
@@ -52,7 +53,8 @@ def trends_of(sources: Sources, days: int, course: str | None, clock_s: float, r
     """Gather what the view shows; ``clock_s`` is the present time of the sources' clock."""
     now = sources.now()
     begin = now - timedelta(days=days)
-    rows, unread = sources.trend_rows(begin.astimezone(UTC), clock_s + read_s)
+    found = sources.trend_rows(begin.astimezone(UTC), clock_s + read_s)
+    rows = found.rows
     chosen = [row for row in rows if course is None or row.course == course]
     runs = [run for run in sources.constancy(days + 7) if begin <= run.when_utc <= now]
     courses = courses_of(rows)
@@ -60,7 +62,8 @@ def trends_of(sources: Sources, days: int, course: str | None, clock_s: float, r
         days=days,
         course=course,
         as_of=now,
-        unread=unread,
+        unread=found.unread,
+        newest=ROWS_MOST if found.cut else None,
         images=len(chosen),
         outcomes=tuple(Counter(outcome_of(row) for row in chosen).most_common()),
         courses=courses[:COURSES_MOST],

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 300.0
 STEADY_S = 60.0  # what has lived so long is started again at once
 CLOSING_S = 3.0
+KILLED_S = 1.0
 OF_THE_DAEMON = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}  # nobody else is to speak for it
 
 
@@ -45,14 +46,18 @@ class Beside:
         self._command, self._log, self._clock = command, log, clock
         self._start = start or start_process
         self._wanted = False
+        self._given: object = None
         self._process: Living | None = None
         self._due_s = self._started_s = 0.0
         self._pause_s = FIRST_PAUSE_S
 
-    def renew(self, *, wanted: bool) -> None:
-        """End what runs, since its configuration is another one now; `tend` starts it anew where it is wanted."""
+    def renew(self, given: object, *, wanted: bool) -> None:
+        """End what runs where what it was ``given`` to start with differs; `tend` starts it anew where it is wanted."""
+        wanted = wanted and bool(self._command)
+        if (wanted, given) == (self._wanted, self._given):
+            return
         self.close()
-        self._wanted = wanted and bool(self._command)
+        self._wanted, self._given = wanted, given
         self._due_s, self._pause_s = self._clock(), FIRST_PAUSE_S
 
     def tend(self) -> None:
@@ -65,7 +70,7 @@ class Beside:
             self._begin()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; one that cannot even be killed, as where a share hangs, is left to itself."""
         process, self._process = self._process, None
         self._wanted = False
         if process is None or process.poll() is not None:
@@ -75,7 +80,13 @@ class Beside:
             process.wait(CLOSING_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            self._let_go(process)
+
+    def _let_go(self, process: Living) -> None:
+        try:
+            process.wait(KILLED_S)
+        except subprocess.TimeoutExpired:
+            self._log.warning("the page does not end; the images do not wait for it", process=process.pid)
 
     def _begin(self) -> None:
         self._started_s = self._clock()

@@ -60,19 +60,23 @@ def check_state(config: Config, here: Machine) -> Iterator[Finding]:
 
 def within(limit_s: float, ask: Callable[[], Iterable[Finding]], nothing: Finding) -> tuple[Finding, ...]:
     """Return what ``ask`` finds, or ``nothing`` where no answer comes in time: a share can take for ever."""
+    try:
+        return _asked(ask).result(limit_s)
+    except FutureTimeout:
+        return (nothing,)
+
+
+def _asked(ask: Callable[[], Iterable[Finding]]) -> Future[tuple[Finding, ...]]:
     answer: Future[tuple[Finding, ...]] = Future()
 
     def asking() -> None:
         try:
             answer.set_result(tuple(ask()))
-        except BaseException as exc:  # noqa: BLE001 - raised below, where somebody hears it
+        except BaseException as exc:  # noqa: BLE001 - raised where somebody waits for it
             answer.set_exception(exc)
 
     threading.Thread(target=asking, daemon=True).start()  # not a pool: its threads are waited for at the end
-    try:
-        return answer.result(limit_s)
-    except FutureTimeout:
-        return (nothing,)
+    return answer
 
 
 def folder_findings(folder: Path) -> Iterator[Finding]:
@@ -88,6 +92,35 @@ def folder_findings(folder: Path) -> Iterator[Finding]:
 def no_answer(folder: Path) -> Finding:
     """Return what to say of a folder that keeps one waiting."""
     return Finding("fault", f"drop folder {folder}: does not answer", "see that the server of its share is up")
+
+
+class Listings:
+    """Looks whether folders can be listed; no folder is looked at twice at once: one that hangs keeps its thread.
+
+    Any thread may ask. ``look`` yields why a folder cannot be listed.
+    """
+
+    def __init__(self, look: Callable[[Path], Iterable[Finding]] = folder_findings) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._answers: dict[Path, Future[tuple[Finding, ...]]] = {}
+        self._late: set[Path] = set()
+
+    def findings(self, folder: Path, limit_s: float) -> tuple[Finding, ...]:
+        """Return why a folder cannot be listed; of one that was late before, and still is, at once."""
+        with self._lock:
+            answer = self._answers.get(folder)
+            if answer is None or answer.done():
+                answer = self._answers[folder] = _asked(lambda: self._look(folder))
+                self._late.discard(folder)
+            elif folder in self._late:
+                return (no_answer(folder),)
+        try:
+            return answer.result(limit_s)
+        except FutureTimeout:
+            with self._lock:
+                self._late.add(folder)
+            return (no_answer(folder),)
 
 
 def _look_at(entry: DropFolderConfig, here: Machine) -> Iterator[Finding]:

@@ -198,14 +198,19 @@ class Journal:
         marks = ", ".join("?" for _ in orders)
         return [_entry(row) for row in self._read(f"{SELECT} WHERE ord IN ({marks})", *orders)]
 
-    def finished_since(self, since_utc: datetime) -> list[tuple[int, str]]:
+    def finished(self, limit: int) -> list[Entry]:
+        """Return the images that were finished last, the last one first."""
+        return self._latest(f"state IN ({FINISHED_SQL}) AND NOT {LEFT_ALONE_SQL}", limit)
+
+    def finished_since(self, since_utc: datetime, most: int = -1) -> list[tuple[int, str]]:
         """Return the order of each image that was finished since then, the first one first, and when, as text.
 
-        Not the files themselves: there may be tens of thousands, and whoever asks again has read most of them.
+        Of more than ``most`` the newest. Not the files themselves: there may be tens of thousands, and whoever asks
+        again has read most of them.
         """
         where = f"state IN ({FINISHED_SQL}) AND NOT {LEFT_ALONE_SQL} AND changed_utc >= ?"
-        query = f"SELECT ord, changed_utc FROM files WHERE {where} ORDER BY changed_utc, ord"  # noqa: S608
-        return self._read(query, _text(since_utc))
+        query = f"SELECT ord, changed_utc FROM files WHERE {where} ORDER BY changed_utc DESC, ord DESC LIMIT ?"  # noqa: S608
+        return self._read(query, _text(since_utc), most)[::-1]
 
     def last_arrival(self, folder: Path) -> datetime | None:
         """Return when an image of this drop folder last got its result; files that are no images are none."""

@@ -97,7 +97,7 @@ class Serving:
             raise
         self.close()
         self._worker = worker
-        self._page.renew(wanted=config.page.enabled)
+        self._page.renew(_given_to_page(config), wanted=config.page.enabled)
         most_bytes = config.largest_file_mb * 2**20
         self._process = SupervisedProcess(worker, self._folder / SPOOL, most_bytes, notifier.alive, self._first_seen)
         return self._process
@@ -140,6 +140,18 @@ class Serving:
             self._log.warning("release does not fit", reason=warning)
         if config.stale == "rebuild" and ask_rebuild(self._folder, opened.rebuild_for):
             self._log.warning("a rebuild is asked for", file=str(self._folder / REBUILD_WANTED))
+
+
+def _given_to_page(config: Config) -> object:
+    """Return what the page reads at its start, and no later: the configuration, and the files that it names for it."""
+    files = (config.page.certificate, config.page.key, config.page.token_file)
+    return config, tuple(_written(file) for file in files if file is not None)
+
+
+def _written(file: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        return (status := file.stat()).st_mtime_ns, status.st_ino
+    return None
 
 
 def _demand_own_results(config: Config) -> None:

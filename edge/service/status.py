@@ -15,7 +15,8 @@ from edge.constancy import ConstancyRun, due
 from edge.errors import JournalDamaged, SpoolFull, StateUnusable, Stop
 from edge.results.publish import image_name
 from edge.service.audit_log import serving_release
-from edge.service.check_folders import folder_findings, no_answer, within
+from edge.service.check_folders import Listings
+from edge.service.finding import Finding
 from edge.service.installed import Service
 from edge.service.journal import Entry, Journal
 from edge.service.machine import ANSWER_S
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 LOCKS = Path("/proc/locks")
+LISTINGS = Listings()  # of this process: the page asks every few seconds, and a share may hang for days
 TREND = 7  # constancy runs that are shown: a week
 LATE = timedelta(hours=1)  # a constancy run waits for the image in hand, not for so long
 FAILURES_ALARMING = 4  # of the surroundings with one file: tried again for 15 s
@@ -107,6 +109,7 @@ def gather(
     locks: Path = LOCKS,
     free: Callable[[Path], int] = free_bytes,
     answer_s: float = ANSWER_S,
+    listings: Listings = LISTINGS,
 ) -> Status:
     """Ask the journal, the folders and the kernel how a service stands; ``now`` is local time with its zone.
 
@@ -119,7 +122,8 @@ def gather(
     release = (serving_release(state / AUDIT_LOG) if process else None) or named
     since = _begun(state / LOCK, service.config_file, now)
     folders = tuple(
-        _folder(entry, known.arrivals.get(entry.path), since, now, answer_s) for entry in service.config.drop_folder
+        _folder(entry, listings.findings(entry.path, answer_s), known.arrivals.get(entry.path), since, now)
+        for entry in service.config.drop_folder
     )
     retried = [entry for entry in known.waiting if entry.state is State.RETRY_WAIT]
     alarms = (
@@ -197,9 +201,8 @@ def _begun(lock: Path, config: Path | None, now: datetime) -> datetime:
 
 
 def _folder(
-    entry: DropFolderConfig, last_arrival: datetime | None, since: datetime, now: datetime, answer_s: float
+    entry: DropFolderConfig, faults: Sequence[Finding], last_arrival: datetime | None, since: datetime, now: datetime
 ) -> Folder:
-    faults = within(answer_s, lambda: folder_findings(entry.path), no_answer(entry.path))
     silence = silent_for(entry.clinic_hours, last_arrival, last_arrival or since, now)
     return Folder(
         path=printable(str(entry.path)),

@@ -2,7 +2,7 @@ import asyncio
 import sqlite3
 
 from edge.page.changes import Changes
-from edge.page.live import LISTENERS_MOST, Changed
+from edge.page.live import LISTENERS_MOST, Changed, live_route
 from edge.service.journal import Journal
 from edge.settle import State
 from tests.page.made_room import NOW
@@ -113,7 +113,7 @@ def listening(test):
 
 def test_who_comes_hears_at_once_and_then_of_each_change():
     async def test(steps, changed):
-        events = changed.listen()
+        events = changed.listen(changed.join())
         assert await anext(events) == "retry: 2000\nevent: changed\ndata: 1\n\n"
         steps.number = 2
         await steps.step()
@@ -125,7 +125,7 @@ def test_who_comes_hears_at_once_and_then_of_each_change():
 
 def test_two_changes_that_were_not_fetched_yet_are_one_event():
     async def test(steps, changed):
-        events = changed.listen()
+        events = changed.listen(changed.join())
         await anext(events)
         for steps.number in (2, 3):
             await steps.step()
@@ -150,7 +150,7 @@ def test_nobody_is_asked_while_nobody_listens():
 
 def test_one_question_serves_all_who_listen():
     async def test(steps, changed):
-        all_events = [changed.listen() for _ in range(LISTENERS_MOST)]
+        all_events = [changed.listen(changed.join()) for _ in range(LISTENERS_MOST)]
         for events in all_events:
             await anext(events)
         asked, steps.number = steps.asked, 2
@@ -161,15 +161,87 @@ def test_one_question_serves_all_who_listen():
     listening(test)
 
 
-def test_there_are_sixteen_places_and_one_that_leaves_is_free_again():
+def test_a_look_that_fails_is_not_the_last_one(caplog):
     async def test(steps, changed):
-        all_events = [changed.listen() for _ in range(LISTENERS_MOST)]
-        for events in all_events:
-            assert not changed.full
-            await anext(events)
-        assert changed.full
-        await all_events[0].aclose()
-        assert not changed.full
+        events, version = changed.listen(changed.join()), changed._version
+        await anext(events)
+        changed._version = broken
+        await steps.step()
+        changed._version, steps.number = version, 2
+        await steps.step()
+        assert await asyncio.wait_for(anext(events), 5) == "event: changed\ndata: 2\n\n"
+
+    async def broken():
+        raise RuntimeError("can't start new thread")
+
+    listening(test)
+    assert "can't start new thread" in caplog.text
+
+
+def test_there_are_sixteen_places_and_one_that_is_left_is_free_again():
+    async def test(steps, changed):
+        places = [changed.join() for _ in range(LISTENERS_MOST)]
+        assert None not in places
+        assert changed.join() is None
+        changed.leave(places[0])
+        assert changed.join() is not None
 
     assert LISTENERS_MOST == 16
+    listening(test)
+
+
+class Window:
+    """A browser that opens ``/events`` and goes away when told."""
+
+    def __init__(self, app):
+        self.status, self.gone, self.answered = None, asyncio.Event(), asyncio.Event()
+        self.task = asyncio.create_task(app(self.scope("GET"), self.receive, self.send))
+
+    @staticmethod
+    def scope(method):
+        return {"type": "http", "method": method, "path": "/events", "headers": [], "query_string": b""}
+
+    async def receive(self):
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.answered.set()
+            await asyncio.sleep(0)  # as a server does while others ask
+
+
+def test_of_forty_windows_that_open_at_once_sixteen_listen_and_the_others_are_told():
+    async def test(steps, changed):
+        app = live_route(changed).app
+        windows = [Window(app) for _ in range(40)]
+        for window in windows:
+            await asyncio.wait_for(window.answered.wait(), 5)
+        assert sorted(window.status for window in windows) == [200] * LISTENERS_MOST + [503] * (40 - LISTENERS_MOST)
+        assert changed.full
+        for window in windows:
+            window.gone.set()
+            await asyncio.wait_for(window.task, 5)
+        assert not changed.full
+
+    listening(test)
+
+
+def test_a_window_that_was_refused_can_ask_why():
+    async def test(steps, changed):
+        async def status():
+            answers = []
+
+            async def send(message):
+                answers.append(message.get("status"))
+
+            await live_route(changed).app(Window.scope("HEAD"), None, send)
+            return answers[0]
+
+        assert await status() == 200
+        for _ in range(LISTENERS_MOST):
+            changed.join()
+        assert await status() == 503
+
     listening(test)

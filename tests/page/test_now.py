@@ -1,11 +1,13 @@
 import json
 import shutil
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from edge.page.shown_file import axes_of, rotation_of
 from edge.results.publish import result_path
+from edge.service.status import gather
 from edge.settle import State
 from tests.page.made_room import NOW, overlay_bytes
 
@@ -70,6 +72,22 @@ def test_what_is_in_hand_is_listed_above_but_does_not_stand_large(room, open_pag
     assert listed.index("newer.dcm") < listed.index("new.dcm") < listed.index("portal_00003.dcm")
     assert "arriving" in listed
     assert "being looked at" in listed
+
+
+def test_however_many_wait_the_image_that_finished_last_stands_large(room, open_page):
+    room.fill(3)
+    room.record(*(of(room, order, f"new{order}.dcm", State.SEEN) for order in range(4, 60)))
+    client = open_page(room)
+    text = client.get("/").text
+    assert "portal_00003.dcm" in text[text.index('id="latest"') : text.index('id="parts"')]
+    assert "The newest result carries no warning" in client.get("/engines").text
+
+
+def test_without_a_result_nothing_is_said_of_its_warnings(room, open_page):
+    room.record(of(room, 1, "new.dcm", State.SEEN))
+    text = open_page(room).get("/engines").text
+    assert "There is no result just now" in text
+    assert "carries no warning" not in text
 
 
 def test_a_refusal_stands_with_its_reason(room, open_page):
@@ -185,10 +203,26 @@ def test_the_fragment_is_what_the_page_holds(page):
     assert fragment.headers["x-as-of"] == NOW.isoformat(timespec="seconds")
 
 
-def test_what_a_browser_has_is_not_sent_again(page):
-    first = page.get("/now/fragment")
-    again = page.get("/now/fragment", If_None_Match=first.headers["etag"])
+def test_an_old_status_is_shown_with_its_time_and_ages_are_those_of_now(room, open_page):
+    room.fill(1)  # finished a minute before NOW
+    now = NOW + timedelta(hours=3)
+    client = open_page(room, now=lambda: now, ask=lambda service, _: gather(service, NOW))
+    answer = client.get("/")
+    assert answer.headers["x-as-of"] == NOW.isoformat(timespec="seconds")
+    assert answer.headers["x-now"] == now.isoformat(timespec="seconds")
+    assert "3 h 01 min ago" in answer.text
+    assert "1 min ago" not in answer.text.replace("3 h 01 min ago", "")
+
+
+def test_what_a_browser_has_is_not_sent_again_while_only_time_goes_on(room, open_page):
+    room.fill(40)
+    clock = SimpleNamespace(now=NOW)
+    client = open_page(room, now=lambda: clock.now, ask=lambda service, _: gather(service, clock.now))
+    first = client.get("/now/fragment")
+    clock.now += timedelta(seconds=1.5)
+    again = client.get("/now/fragment", If_None_Match=first.headers["etag"])
     assert (first.status, again.status, again.body) == (200, 304, b"")
+    assert again.headers["x-now"] != first.headers["x-now"]
 
 
 def test_pages_are_compressed_for_who_asks(page):

@@ -59,6 +59,20 @@ def test_while_a_share_hangs_the_last_status_is_shown_with_its_time(sources, ask
     assert sources.status().when == NOW + timedelta(seconds=5)
 
 
+def test_an_answer_that_nobody_fetched_is_not_given_to_who_looks_hours_later(sources, asked):
+    before = sources.status()
+    asked.go.clear()
+    asked.now_s += 5
+    assert sources.status() is before  # and nobody looks any more
+    asked.go.set()
+    while not sources._asked.done():
+        pass
+    asked.now_s += 3 * 3600
+    while (found := sources.status()).release == "asked 2 times":  # slow: the last one is shown, with its time
+        assert found.when == NOW + timedelta(seconds=5)
+    assert (found.release, found.when) == ("asked 3 times", NOW + timedelta(seconds=asked.now_s))
+
+
 def test_a_state_that_may_not_be_looked_at_is_said_each_time_until_it_may(sources, asked):
     asked.error = StateUnusable("state: this user may not look there; ask as root")
     for _ in range(2):

@@ -1,13 +1,18 @@
 import csv
+import errno
 import io
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import pytest
 
 from edge.page.plot import MARKS_MOST, Series, ticks_of, time_plot
+from edge.page.sources import NO_RESULT_KEPT_S, ROWS_AT_ONCE, Sources
 from edge.page.trend_rows import TrendRow
 from edge.page.trends_csv import COLUMNS, trends_csv
 from edge.page.trends_view import courses_of
+from edge.results.publish import result_path
+from edge.settle import State
 from tests.page.made_room import NOW
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -66,20 +71,84 @@ def test_one_course_alone_has_its_own_figures(page):
 
 
 def test_a_page_that_has_not_read_all_says_how_many_and_gets_the_rest(room):
-    from edge.page.sources import ROWS_AT_ONCE, Sources
-
     room.fill(ROWS_AT_ONCE * 2 + 5)
     now_s = iter(range(1000))
     sources = Sources(room.service, lambda: next(now_s), lambda: NOW)
     sources._read_on = lambda since: None  # what the pool would read meanwhile
     since = NOW - timedelta(days=30)
-    rows, unread = sources.trend_rows(since, 0.5)  # one portion at 0 s, none at 1 s
-    assert (len(rows), unread) == (ROWS_AT_ONCE, ROWS_AT_ONCE + 5)
-    assert rows[-1].name == f"portal_{ROWS_AT_ONCE * 2 + 5:05}.dcm"  # the newest are read first
-    rows, unread = sources.trend_rows(since)
-    assert (len(rows), unread) == (ROWS_AT_ONCE * 2 + 5, 0)
-    assert [one.ord for one in rows] == sorted(one.ord for one in rows)
+    found = sources.trend_rows(since, 1.5)  # one portion, since the clock is asked before it, and none after it
+    assert (len(found.rows), found.unread) == (ROWS_AT_ONCE, ROWS_AT_ONCE + 5)
+    assert found.rows[-1].name == f"portal_{ROWS_AT_ONCE * 2 + 5:05}.dcm"  # the newest are read first
+    found = sources.trend_rows(since)
+    assert (len(found.rows), found.unread) == (ROWS_AT_ONCE * 2 + 5, 0)
+    assert [one.ord for one in found.rows] == sorted(one.ord for one in found.rows)
     sources.close()
+
+
+@pytest.fixture
+def clock():
+    return SimpleNamespace(now_s=0.0)
+
+
+@pytest.fixture
+def sources(room, clock):
+    opened = Sources(room.service, lambda: clock.now_s, lambda: NOW)
+    yield opened
+    opened.close()
+
+
+def test_a_share_that_fails_for_a_moment_is_read_again(room, sources, monkeypatch):
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    room.fill(3)
+    since, (newest, *_) = NOW - timedelta(days=1), sources.recent(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.page.sources.read_ours", failing)
+        assert sources.result(newest) is None
+        found = sources.trend_rows(since)
+        assert (found.rows, found.unread) == ((), 3)
+    assert sources.result(newest) is not None
+    found = sources.trend_rows(since)
+    assert ([row.x_mm is None for row in found.rows], found.unread) == ([False, False, True], 0)  # the third: withheld
+
+
+def test_a_result_that_was_not_there_is_looked_for_again_after_a_while(room, sources, clock):
+    room.fill(1)
+    path = result_path(room.drop / "portal_00001.dcm", None)
+    aside = path.rename(path.with_name("aside"))  # as a share that is not mounted
+    since = NOW - timedelta(days=1)
+    found = sources.trend_rows(since)
+    assert ([row.outcome for row in found.rows], found.unread) == (["done"], 0)
+    aside.rename(path)
+    clock.now_s += NO_RESULT_KEPT_S
+    assert [row.outcome for row in sources.trend_rows(since).rows] == ["ok"]
+
+
+def test_of_more_images_than_are_kept_the_newest_are_shown_and_both_table_and_page_say_so(
+    room, sources, open_page, monkeypatch
+):
+    monkeypatch.setattr("edge.page.sources.ROWS_MOST", 20)
+    monkeypatch.setattr("edge.page.sources.ROWS_AT_ONCE", 7)
+    room.fill(30)
+    for _ in range(2):  # and none of them is read for ever
+        found = sources.trend_rows(NOW - timedelta(days=30))
+        assert [row.ord for row in found.rows] == list(range(11, 31))
+        assert (found.unread, found.cut) == (0, True)
+    client = open_page(room)
+    assert "than are shown" in client.get("/trends").text
+    *_, cut, _ = table(client.get("/trends.csv"))
+    assert "this table is of the newest" in cut[0]
+
+
+def test_rows_of_another_time_make_place_for_those_that_are_asked_for(room, sources, monkeypatch):
+    monkeypatch.setattr("edge.page.sources.ROWS_MOST", 20)
+    room.fill(20)
+    assert len(sources.trend_rows(NOW - timedelta(days=30)).rows) == 20
+    room.record(*(room.entry(order, room.drop / f"{order}.png", State.REFUSED, NOW) for order in range(21, 31)))
+    found = sources.trend_rows(NOW - timedelta(days=30))
+    assert ([row.ord for row in found.rows], found.unread) == (list(range(11, 31)), 0)
+    assert len(sources._rows) == 20
 
 
 def test_medians_of_a_course_leave_out_what_has_no_shift():
@@ -105,10 +174,15 @@ def test_the_csv_has_a_line_for_each_image_the_first_first(page):
     assert "not a medical device" in lines[-1][0]
 
 
-@pytest.mark.parametrize("name", ["=1+1.dcm", "+x", "-x", "@x"])
+@pytest.mark.parametrize("name", ["=1+1.dcm", "+x", "-x", "@x", "＝1", "＋1", "－1", "＠x"])
 def test_a_name_is_no_formula(name):
     (_, line, _) = csv.reader(io.StringIO(trends_csv([row(name=name)]).decode()))
     assert line[0] == f"'{name}"
+
+
+def test_no_other_separator_divides_a_name():
+    text = trends_csv([row(name="a;=1+1.dcm")]).decode()
+    assert '"a;=1+1.dcm",' in text
 
 
 def test_a_figure_keeps_its_sign():

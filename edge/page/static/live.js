@@ -6,16 +6,17 @@ const news = document.getElementById("news");
 const address = "/now/fragment" + location.search;
 const LOOK_AGAIN_MS = 20000; // alarms that are no change of the journal, such as silence
 const SILENT_MS = 40000; // twice the server's sign of life and more
+const OLD_MS = 30000; // what is shown was gathered so long before it was sent: a share or the disk hangs
 
 let source = null;
 let heard = Date.now();
 let fetching = false;
 let asked = false;
-let clockAhead = clockDifference();
+let crowded = false;
+let clockAhead = ahead(place.dataset.time);
 
-function clockDifference() {
-  const asOf = document.getElementById("as-of");
-  return asOf ? Date.parse(asOf.dateTime) - Date.now() : 0;
+function ahead(serverTime) {
+  return serverTime ? Date.parse(serverTime) - Date.now() : 0;
 }
 
 function inWords(seconds) {
@@ -83,11 +84,12 @@ async function refresh() {
   try {
     const answer = await fetch(address, { cache: "no-cache" });
     if (!answer.ok) throw new Error(`${answer.status}`);
-    const asOf = answer.headers.get("X-As-Of");
+    const [asOf, now] = [answer.headers.get("X-As-Of"), answer.headers.get("X-Now")];
+    clockAhead = ahead(now);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     show(page.body);
     noteTime(asOf);
-    found();
+    found(Date.parse(now) - Date.parse(asOf));
   } catch {
     missed();
   } finally {
@@ -114,17 +116,25 @@ function noteTime(asOf) {
   if (!time || !asOf) return;
   time.dateTime = asOf;
   time.textContent = asOf.slice(11, 19);
-  clockAhead = clockDifference();
 }
 
-function found() {
+function found(behindMs) {
   heard = Date.now();
-  lost.hidden = true;
+  if (behindMs > OLD_MS) outOfTouch("what the service stands on does not answer");
+  else if (crowded) tell(`Too many windows are open: this one hears of changes only every ${LOOK_AGAIN_MS / 1000} s. Close others.`);
+  else lost.hidden = true;
 }
 
 function missed() {
+  outOfTouch("this page does not answer");
+}
+
+function outOfTouch(why) {
   const since = document.getElementById("as-of")?.textContent ?? "";
-  const text = `Out of touch: this page does not answer. What is shown is as of ${since}, not now.`;
+  tell(`Out of touch: ${why}. What is shown is as of ${since}, not now.`);
+}
+
+function tell(text) {
   if (lost.textContent !== text) lost.textContent = text;
   lost.hidden = false;
 }
@@ -132,11 +142,26 @@ function missed() {
 function listen() {
   source?.close();
   source = new EventSource("/events");
+  source.addEventListener("open", () => {
+    crowded = false;
+  });
   source.addEventListener("changed", refresh);
   source.addEventListener("error", () => {
-    missed();
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000); // refused: nobody else tries again
+    if (source.readyState !== EventSource.CLOSED) missed();
+    else refused().finally(() => setTimeout(listen, 5000)); // nobody else tries again
   });
+}
+
+// A source that was refused does not say why: a question for the head alone does.
+async function refused() {
+  try {
+    const answer = await fetch("/events", { method: "HEAD", cache: "no-store" });
+    crowded = answer.status === 503;
+    if (crowded) await refresh();
+    else if (!answer.ok) missed();
+  } catch {
+    missed();
+  }
 }
 
 listen();

@@ -14,6 +14,7 @@ class Made:
 
     def __init__(self, pid):
         self.pid, self.status, self.heard, self.deaf = pid, None, [], False
+        self.undying, self.waited_s = False, []
 
     def poll(self):
         return self.status
@@ -25,9 +26,11 @@ class Made:
 
     def kill(self):
         self.heard.append("kill")
-        self.status = -9
+        if not self.undying:
+            self.status = -9
 
     def wait(self, timeout=None):
+        self.waited_s.append(timeout)
         if self.status is None:
             raise subprocess.TimeoutExpired("page", timeout)
         return self.status
@@ -66,19 +69,19 @@ def room():
 
 def test_nothing_is_started_that_nobody_wants(room):
     room.run_for(10)
-    room.beside.renew(wanted=False)
+    room.beside.renew(1, wanted=False)
     room.run_for(10)
     assert room.started == []
 
 
 def test_it_is_started_once_and_let_live(room):
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     room.run_for(1000)
     assert len(room.started) == 1
 
 
 def test_what_ends_again_and_again_is_started_after_pauses_that_double_up_to_a_limit(room):
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     for _ in range(2000):
         room.run_for(1)
         room.last.status = 1
@@ -91,7 +94,7 @@ def test_what_ends_again_and_again_is_started_after_pauses_that_double_up_to_a_l
 
 
 def test_what_lived_for_long_is_started_at_once(room):
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     for _ in range(5):
         room.run_for(STEADY_S + 10)
         room.last.status = -9
@@ -101,7 +104,7 @@ def test_what_lived_for_long_is_started_at_once(room):
 
 def test_what_cannot_be_started_is_tried_again_and_told(room):
     room.fails = True
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     room.run_for(4)
     room.fails = False
     room.run_for(5)
@@ -110,20 +113,37 @@ def test_what_cannot_be_started_is_tried_again_and_told(room):
 
 
 def test_another_configuration_ends_it_and_starts_it_anew(room):
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     room.run_for(5)
     before = room.last
-    room.beside.renew(wanted=True)
+    room.beside.renew(2, wanted=True)
     room.run_for(1)
     assert before.heard == ["terminate"]
     assert len(room.started) == 2
-    room.beside.renew(wanted=False)
+    room.beside.renew(1, wanted=False)
     room.run_for(5)
     assert (room.last.heard, len(room.started)) == (["terminate"], 2)
 
 
+def test_the_same_configuration_leaves_it_alone(room):
+    for _ in range(3):
+        room.beside.renew(1, wanted=True)
+        room.run_for(5)
+    assert len(room.started) == 1
+    assert room.last.heard == []
+
+
+def test_one_that_cannot_be_killed_is_left_to_itself(room):
+    room.beside.renew(1, wanted=True)
+    room.run_for(1)
+    room.last.deaf = room.last.undying = True
+    room.beside.close()
+    assert room.last.waited_s[-1] is not None
+    assert "does not end" in room.log.entries[0]["event"]
+
+
 def test_one_that_does_not_end_is_killed(room):
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     room.run_for(1)
     room.last.deaf = True
     room.beside.close()
@@ -132,7 +152,7 @@ def test_one_that_does_not_end_is_killed(room):
 
 
 def test_what_has_ended_is_ended_no_more(room):
-    room.beside.renew(wanted=True)
+    room.beside.renew(1, wanted=True)
     room.run_for(1)
     room.last.status = 0
     room.beside.close()

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 import pytest
 
 from edge.results.owner import Owner, own_results
-from edge.service.check_folders import within
+from edge.service.check_folders import Listings, within
 from edge.service.finding import Finding
 from edge.service.spool import HIGH_WATER_BYTES
 from tests.edge.checkup_room import LOCAL, PLENTY_BYTES, levels, room_in_order
@@ -39,6 +39,26 @@ def test_a_share_that_does_not_answer_does_not_keep_the_check_waiting(room):
     (finding,) = room.findings("drop folder /", mounts=lambda: next(answers)(), answer_s=0.05)  # noqa: PLW0108
     held.set()
     assert (finding.level, finding.what.partition(": ")[2]) == ("fault", "does not answer")
+
+
+def test_a_share_that_hangs_holds_one_thread_however_often_it_is_asked_and_is_heard_when_it_is_back(tmp_path):
+    held, asked = threading.Event(), []
+
+    def look(folder):
+        asked.append(folder)
+        held.wait(20)
+        return ()
+
+    listings = Listings(look)
+    before = threading.active_count()
+    for limit_s in (0.01, *[20.0] * 50):  # once late, it is not waited for again
+        (finding,) = listings.findings(tmp_path, limit_s)
+        assert "does not answer" in finding.what
+    assert threading.active_count() == before + 1
+    held.set()
+    while listings.findings(tmp_path, 20.0):  # until the one that hung has ended
+        pass
+    assert asked == [tmp_path] * 2
 
 
 def test_a_fault_of_ours_in_a_folder_s_check_is_not_taken_for_a_share():

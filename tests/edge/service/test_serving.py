@@ -5,13 +5,13 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from edge.config import Config, DropFolderConfig
+from edge.config import Config, DropFolderConfig, PageConfig
 from edge.contract import read_contract
 from edge.errors import BadConfig, DeviceLost, SpoolFull
 from edge.processes.worker import Worker
 from edge.results.owner import Owner, own_results, owner_of
 from edge.service.rebuild import REBUILD_WANTED
-from edge.service.serving import serving
+from edge.service.serving import _given_to_page, serving
 from edge.service.state import AUDIT_LOG, JOURNAL
 from edge.service.surroundings import local_now
 
@@ -94,6 +94,20 @@ def test_another_port_of_the_metrics_is_for_a_restart(begun, config):
         pytest.raises(BadConfig, match=r"metrics_port cannot go from None to 9464.*restart it"),
     ):
         served.reopened(config.model_copy(update={"metrics_port": 9464}))
+
+
+# the page beside it
+
+
+def test_the_page_is_begun_anew_for_another_configuration_or_token_and_for_nothing_else(tmp_path):
+    (token := tmp_path / "token").write_text("one")
+    config = Config(page=PageConfig(token_file=token))
+    given = _given_to_page(config)
+    assert _given_to_page(config.model_copy()) == given
+    assert _given_to_page(config.model_copy(update={"threads": 7})) != given
+    (tmp_path / "new").write_text("two")
+    (tmp_path / "new").replace(token)
+    assert _given_to_page(config) != given
 
 
 # asking for a rebuild

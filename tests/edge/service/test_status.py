@@ -3,6 +3,7 @@ import json
 import math
 import os
 import struct
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
@@ -16,6 +17,7 @@ from edge.config import ClinicHours, Config, DropFolderConfig
 from edge.constancy import ConstancyRun
 from edge.errors import StateUnusable
 from edge.service.audit_log import AuditLog
+from edge.service.check_folders import Listings
 from edge.service.installed import Service
 from edge.service.journal import Entry, Journal
 from edge.service.spool import HIGH_WATER_BYTES
@@ -340,3 +342,13 @@ def test_a_folder_in_which_nothing_ever_came_is_silent_since_the_service_began(r
     os.utime(room.state / LOCK, (began.timestamp(),) * 2)
     (alarm,) = room.status().alarms
     assert "no image for 3 h 00 min of clinic hours" in alarm
+
+
+def test_a_share_that_hangs_holds_one_thread_of_who_asks_every_second(room):
+    held, asked = threading.Event(), []
+    listings = Listings(lambda folder: asked.append(folder) or (held.wait(20) and ()))
+    service = Service(None, room.config, "landmarknet-edge.service")
+    said = {gather(service, NOW, answer_s=0.01, listings=listings).folders[0].fault for _ in range(5)}
+    held.set()
+    assert len(asked) == 1
+    assert ["does not answer" in fault for fault in said] == [True]
