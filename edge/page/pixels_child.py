@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from edge.results.overlay import over_image
 from edge.source_file import demand_not_too_large, signature
 from edge.store import Store
 
-NICE = 5  # less urgent than the service, and yet not starved where that is at work for long
-READ_WALL_S = 45.0  # of a process that is not urgent; what it may compute is the configuration's
+NICE = 5  # where the page is run by hand; the shipped unit allows no change of it
+READ_WALL_S = 45.0  # beside a service that is at work; what it may compute is the configuration's
 MOST_PIXELS = 4096**2  # 32 MiB to the browser; portal images have 0.2 to 4 megapixels
 FULL = 65535  # what the brightest pixel becomes
 GONE = "the file is not there any more, or cannot be read just now"
@@ -48,7 +48,8 @@ class _NotShown(Exception):
 
 def main(parent: Parent) -> None:
     """Take the configuration, then answer each request with pixels, heatmaps, or the reason why there are none."""
-    os.nice(NICE)
+    with suppress(OSError):  # the unit does not allow it
+        os.nice(NICE)
     requests = parent.requests()
     config = Config.model_validate(next(requests).header["config"])
     with ExitStack() as held:

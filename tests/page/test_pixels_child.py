@@ -176,6 +176,27 @@ def test_a_release_that_is_damaged_is_a_reason(reader, image, tmp_path):
 # --- the process ---
 
 
+REFUSED_NICE = """
+import os, runpy, sys
+
+def refused(by):
+    raise PermissionError(1, "Operation not permitted")
+
+os.nice = refused
+runpy.run_module("edge.page.pixels_child", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_process_answers_where_it_may_not_change_how_urgent_it_is(image):
+    """The units refuse setpriority with EPERM (SystemCallFilter=~@resources): no image was ever shown there."""
+    pixels = Pixels(Config(), ("-c", REFUSED_NICE))
+    try:
+        made = pixels.ask(Wanted(**asked("pixels", image))).result(timeout=60)
+        assert isinstance(made, Made), made
+    finally:
+        pixels.close()
+
+
 def test_the_process_answers_and_is_less_urgent_than_the_service(image):
     pixels = Pixels(Config())
     try:
