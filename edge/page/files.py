@@ -16,9 +16,10 @@ from edge.page.answers import kept, named
 from edge.page.shown_file import overlay_of
 from edge.page.sources import Seen, Sources
 from edge.results.files import read_ours
+from edge.results.publish import output_stem
 
 PNG = b"\x89PNG\r\n\x1a\n"
-DICOM_KINDS = {"sr": ".sr.dcm", "pr": ".pr.dcm", "reg": ".reg.dcm"}
+DICOM_KINDS = {"sr": ".landmarks.sr.dcm", "pr": ".landmarks.pr.dcm", "reg": ".landmarks.reg.dcm"}
 
 
 def file_routes(sources: Sources) -> list[Route]:
@@ -66,7 +67,7 @@ def _dicom_of(
 ) -> dict[str, str] | None:
     if not sources.config.page.dicom_links or kind not in DICOM_KINDS:
         return None
-    wanted = seen.result_path.name.removesuffix(".json") + DICOM_KINDS[kind]
+    wanted = output_stem(seen.path) + DICOM_KINDS[kind]
     return next((entry for entry in result["outputs"] if entry["name"] == wanted), None)
 
 

@@ -34,7 +34,7 @@ from edge.page.shown_file import overlay_of
 from edge.page.sources import WITH_RESULT, Seen, Sources
 from edge.registration.reference import Reference, find_reference
 from edge.results.document import RegistrationEntry, Result
-from edge.results.publish import read_result
+from edge.results.publish import OVERLAY_SUFFIX, output_stem, read_result
 from edge.settle import State
 from edge.source_file import signature
 
@@ -241,9 +241,9 @@ def _files(seen: Seen, found: Found, *, linked: bool) -> tuple[File, ...]:
 
 def _served(seen: Seen, *, linked: bool) -> dict[str, str]:
     """Return where the page serves the outputs of a result, by name (`edge.page.files`)."""
-    stem, at = seen.result_path.name.removesuffix(".json"), f"/image/{seen.ord}"
+    stem, at = output_stem(seen.path), f"/image/{seen.ord}"
     objects = {stem + suffix: f"{at}/{kind}.dcm" for kind, suffix in DICOM_KINDS.items()} if linked else {}
-    return {f"{stem}.png": f"{at}/overlay.png"} | objects
+    return {stem + OVERLAY_SUFFIX: f"{at}/overlay.png"} | objects
 
 
 def _names_the_patient(view: ResultView) -> bool:

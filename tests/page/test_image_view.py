@@ -213,6 +213,18 @@ def test_the_json_and_the_overlay_are_linked_and_are_there(page):
         assert page("registered.dcm", rest).status == 200
 
 
+def test_the_files_of_a_name_that_is_not_utf_8_are_linked_and_are_there(room):
+    """The name of its overlay has a hash, since the byte reads like four letters that another name may have."""
+    room.found("caf\udce9.dcm")
+    answer = asked(room, "caf\udce9.dcm")
+    for rest in ("/result.json", "/overlay.png"):
+        assert f'{rest}"' in answer.text
+        given = asked(room, "caf\udce9.dcm", rest)
+        assert given.status == 200
+        assert given.headers["content-disposition"].startswith("inline; filename*=UTF-8''caf%")
+    assert scene(answer)["addresses"]["overlay"]
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_dicom_objects_are_linked_only_where_that_is_allowed(room, linked):
     room.found("X.dcm")
