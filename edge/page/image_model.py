@@ -5,6 +5,7 @@ Nothing is computed here that the result does not say, but for pixels of millime
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -158,13 +159,22 @@ def understood(document: Mapping[str, Any]) -> Result | str:
     """
     if (schema := document.get("schema")) != RESULT_SCHEMA:
         return f"its schema is {str(schema)[:80]!r}, and this version shows {RESULT_SCHEMA}"
-    made_up = deepcopy(dict(document))
+    try:
+        json.dumps(document, allow_nan=False)
+        return _made_up(deepcopy(dict(document)))
+    except RecursionError:
+        return "it is nested too deep"
+    except ValueError:
+        return "it has a number that is none"
+
+
+def _made_up(document: dict[str, Any]) -> Result | str:
     for _ in range(REQUIRED_LATER):
         try:
-            return Result.model_validate(made_up)
+            return Result.model_validate(document)
         except ValidationError as exc:
             errors = exc.errors()
-            if not all(_mended(made_up, error["type"], error["loc"]) for error in errors):
+            if not all(_mended(document, error["type"], error["loc"]) for error in errors):
                 return f"{'.'.join(map(str, errors[0]['loc']))[:80]}: {errors[0]['msg'][:80]}"
     return "it is not built as this version knows it"
 
@@ -186,6 +196,7 @@ def _mended(document: Any, error: str, loc: Sequence[int | str]) -> bool:
     return False
 
 
+@np.errstate(all="ignore")  # a crafted geometry overflows: the scene tells
 def result_view(
     result: Result, kinds: Sequence[KindContract], reference: Reference | str | None, couch: str
 ) -> ResultView:

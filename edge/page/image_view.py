@@ -224,7 +224,10 @@ def _scene(seen: Seen, view: ResultView | None, picture: Picture | None) -> str 
         "heatmaps": f"{at}/heatmaps.png" if picture.pixels else None,
         "overlay": f"{at}/overlay.png" if picture.overlay else None,
     }
-    return json.dumps(dict(view.scene) | {"addresses": addresses, "why": picture.why}, allow_nan=False)
+    try:
+        return json.dumps(dict(view.scene) | {"addresses": addresses, "why": picture.why}, allow_nan=False)
+    except ValueError:  # a crafted result: its places are beyond what a number holds
+        return None
 
 
 def _files(seen: Seen, found: Found, *, linked: bool) -> tuple[File, ...]:

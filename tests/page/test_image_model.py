@@ -94,6 +94,20 @@ def test_what_contradicts_the_schema_is_not_shown_and_says_where(changes):
     assert next(iter(changes)) in told
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_is_not_shown(value):
+    document = example("registered")
+    document["landmarks"][0]["score"] = value
+    assert understood(document) == "it has a number that is none"
+
+
+def test_what_is_nested_too_deep_is_not_shown():
+    deep = 1
+    for _ in range(900):
+        deep = {"a": deep}
+    assert understood(example("ok") | {"weather": deep}) == "it is nested too deep"
+
+
 def test_understanding_leaves_the_document_as_it_is():
     newer = example("ok") | {"weather": 1}
     understood(newer)
