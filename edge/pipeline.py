@@ -6,7 +6,6 @@ Making a result and publishing it are apart: the daemon's worker makes, its supe
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -23,6 +23,7 @@ from edge.geometry import (
     SID_BELOW_SAD,
     ImageGeometry,
 )
+from edge.pixel_checks import MAX_SIDE_PX
 from edge.registration.reference import Reference
 from edge.results.document import RESULT_SCHEMA, Geometry, LandmarkEntry, RegistrationEntry, Result, Vector
 from edge.results.overlay import COLOURS, MARKS
@@ -297,12 +298,14 @@ def _planned(
     result: Result, kinds: Sequence[Kind], geometry: ImageGeometry | None, reference: Reference | str | None
 ) -> list[dict[str, Any]]:
     """Return the reference's places that lie on the image, kind by kind."""
-    shape = result.image.rows, result.image.columns
-    if not isinstance(reference, Reference) or result.registration is None or shape[0] is None or shape[1] is None:
+    rows, columns = result.image.rows, result.image.columns
+    if not isinstance(reference, Reference) or result.registration is None or rows is None or columns is None:
+        return []
+    if max(rows, columns) > MAX_SIDE_PX:  # a crafted result: no such image is read
         return []
     alignment = Alignment(reference.sighting().landmarks, registration_of(result.registration))
     lines = {kind.kind for kind in kinds if kind.is_line} | {o.kind for o in reference.landmarks if o.shape == "line"}
-    places = planned_px(alignment, geometry, (shape[0], shape[1]))
+    places = planned_px(alignment, geometry, (rows, columns))
     return [
         {"label": kind.replace("_", " "), "line": kind in lines, "places": xy.round(3).tolist()}
         for kind, xy in places.items()

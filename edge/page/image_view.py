@@ -35,6 +35,7 @@ from edge.page.sources import WITH_RESULT, Seen, Sources
 from edge.registration.reference import Reference, find_reference
 from edge.results.document import RegistrationEntry, Result
 from edge.results.publish import OVERLAY_SUFFIX, output_stem, read_result
+from edge.service.status import NOTICE
 from edge.settle import State
 from edge.source_file import signature
 
@@ -305,7 +306,12 @@ async def _made(maker: Pixels, wanted: Wanted | str, request: Request) -> Made |
     try:
         made = await maker.get(wanted)
     except Busy:
-        return Response("too many images are being shown", 503, headers={"Retry-After": str(AGAIN_S)})
+        return Response(
+            f"Too many images are being shown.\n{NOTICE}\n",
+            503,
+            media_type="text/plain",
+            headers={"Retry-After": str(AGAIN_S)},
+        )
     return made if isinstance(made, Made) else _no(made)
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from edge.page.app import page_app
 from edge.page.sources import Sources
 from edge.service.page_doors import doors_of
-from tests.page.client import Client
 from edge.settle import State
+from tests.page.client import Client
 from tests.page.made_room import EXAMPLE, NOW, MadeRoom, overlay_bytes
 
 PIECES = [

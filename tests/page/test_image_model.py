@@ -317,6 +317,12 @@ def test_the_reference_is_drawn_where_its_millimetres_lie_on_the_image():
     assert drawn["tracheal bifurcation"] == []
 
 
+@pytest.mark.parametrize("size", [10**400, -1, 0])
+def test_on_an_image_of_no_size_nothing_is_drawn(size):
+    image = example("registered")["image"] | {"rows": size, "columns": size}
+    assert all(kind["places"] == [] for kind in viewed(reference=reference(), image=image).scene["reference"])
+
+
 def test_why_a_reference_is_not_drawn_is_told():
     view = viewed(reference="its landmarks are not drawn: it was replaced since")
     assert view.scene["reference"] == []

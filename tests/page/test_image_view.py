@@ -12,6 +12,7 @@ import pytest
 
 from edge.config import CouchConfig, PageConfig
 from edge.page.app import page_app
+from edge.page.pixels import Busy, Pixels
 from edge.page.sources import Sources
 from edge.portal_image import read_portal_image
 from edge.service.installed import Service
@@ -313,6 +314,16 @@ def test_why_there_are_no_pixels_is_said_without_an_error(page, name, reason, re
     answer = page(name, rest)
     assert (answer.status, answer.json()) == (200, {"reason": reason})
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_where_too_many_are_shown_it_says_so_and_what_the_page_is_not(page, monkeypatch):
+    def busy(self, wanted):
+        raise Busy
+
+    monkeypatch.setattr(Pixels, "ask", busy)
+    answer = page("found.dcm", "/pixels")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+    assert "Decision support for research; not a medical device." in answer.text
 
 
 def test_heatmaps_of_another_release_are_not_made_up(room):
