@@ -277,7 +277,9 @@ def scene(
     return {
         "rows": result.image.rows,
         "columns": result.image.columns,
-        "kinds": [{"label": k.label, "mark": k.mark, "colour": k.colour, "line": k.is_line} for k in kinds],
+        "kinds": [
+            {"kind": k.kind, "label": k.label, "mark": k.mark, "colour": k.colour, "line": k.is_line} for k in kinds
+        ],
         "landmarks": [
             {
                 "kind": index[one.kind],

@@ -269,6 +269,7 @@ async def _pixels(sources: Sources, maker: Pixels, request: Request) -> Response
         "X-Low": repr(facts["low"]),
         "X-High": repr(facts["high"]),
         "X-Window": ",".join(map(repr, facts["window"])),
+        "X-Sign": str(facts["sign"]),
         "Vary": "Accept-Encoding",
     }
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -281,7 +282,7 @@ async def _heatmaps(sources: Sources, maker: Pixels, request: Request) -> Respon
     made = await _made(maker, found, request)
     if isinstance(made, Response):
         return made
-    return _answer(made.data, PICTURE_TYPE, {"X-Kinds": str(len(made.facts["kinds"]))}, found)
+    return _answer(made.data, PICTURE_TYPE, {"X-Kinds": json.dumps(made.facts["kinds"])}, found)
 
 
 def _wanted(sources: Sources, order: int, do: Literal["pixels", "heatmaps"]) -> Wanted | str:

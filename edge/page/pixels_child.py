@@ -136,13 +136,15 @@ def _identity(contract: Contract, contract_sha256: str) -> tuple[str, str]:
 def packed(image: PortalImage) -> Answer:
     """Return pixels (H, W) as little-endian uint16, compressed: ``low + value * (high - low) / 65535`` is a pixel.
 
-    ``window`` is what to show of it at first (`first_window`).
+    ``window`` is what to show of it at first (`first_window`). ``sign`` times a pixel is the file's own value
+    after its rescale, which other viewers show.
     """
     pixels = image.pixels
     low, high = float(pixels.min()), float(pixels.max())
     scaled = (pixels - low) * np.float32(FULL / (high - low or 1.0))
     data = np.rint(scaled).astype("<u2").tobytes()
     header = {"height": pixels.shape[0], "width": pixels.shape[1], "low": low, "high": high}
+    header["sign"] = image.rescale.sign
     return header | {"window": list(first_window(pixels))}, [gzip.compress(data, 1, mtime=0)]
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from edge.config import CouchConfig, PageConfig
+from edge.contract import read_contract
+from edge.engines import SHIPPED_RELEASE
 from edge.page.app import page_app
 from edge.page.pixels import Busy, Pixels
 from edge.page.sources import Sources
@@ -278,6 +280,7 @@ def test_the_pixels_are_the_original_s(page, image_room):
     values = np.frombuffer(gzip.decompress(answer.body), "<u2").reshape(pixels.shape)
     assert np.abs(low + values * (high - low) / 65535 - pixels).max() < 1
     assert (answer.headers["x-height"], answer.headers["x-width"]) == ("384", "512")
+    assert answer.headers["x-sign"] == "-1"  # the sample stores less for more dose
 
 
 def test_who_takes_no_gzip_gets_the_same_pixels(page):
@@ -286,9 +289,12 @@ def test_who_takes_no_gzip_gets_the_same_pixels(page):
     assert plain.body == gzip.decompress(page("found.dcm", "/pixels", accept_encoding="gzip").body)
 
 
-def test_the_heatmaps_are_a_picture_of_so_many_kinds(page):
+def test_the_heatmaps_are_a_picture_that_names_its_kinds(page):
     answer = page("found.dcm", "/heatmaps.png")
-    assert (answer.status, answer.headers["content-type"], answer.headers["x-kinds"]) == (200, "image/png", "4")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
+    kinds = [promise.kind for promise in read_contract(SHIPPED_RELEASE / "contract.json")[0].kinds]
+    assert json.loads(answer.headers["x-kinds"]) == kinds
+    assert [kind["kind"] for kind in scene(page("found.dcm"))["kinds"]] == kinds
     assert answer.body.startswith(b"\x89PNG")
 
 
