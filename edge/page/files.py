@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge.page.answers import kept, named
+from edge.page.found_result import found_result
 from edge.page.shown_file import overlay_of
 from edge.page.sources import Seen, Sources
 from edge.results.files import read_ours
@@ -48,7 +49,7 @@ def file_routes(sources: Sources) -> list[Route]:
 
 def _read(sources: Sources, order: int, wanted: str) -> tuple[bytes, str]:
     seen = sources.seen(order)
-    result = sources.result(seen) if seen else None
+    result = found_result(sources, seen).document if seen else None
     if seen is None or result is None:
         raise HTTPException(404, "There is no result for this image.")
     if wanted == "document":

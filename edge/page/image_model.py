@@ -162,11 +162,14 @@ def understood(document: Mapping[str, Any]) -> Result | str:
         return f"its schema is {str(schema)[:80]!r}, and this version shows {RESULT_SCHEMA}"
     try:
         json.dumps(document, allow_nan=False)
-        return _made_up(deepcopy(dict(document)))
+        result = _made_up(deepcopy(dict(document)))
+        if isinstance(result, Result):  # "1e999" is text, and becomes a number
+            json.dumps(result.model_dump(mode="json"), allow_nan=False)
     except RecursionError:
         return "it is nested too deep"
     except ValueError:
         return "it has a number that is none"
+    return result
 
 
 def _made_up(document: dict[str, Any]) -> Result | str:

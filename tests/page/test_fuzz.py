@@ -98,7 +98,7 @@ def test_no_header_is_a_mistake_of_the_page(client, headers, address):
 DEEP = 900  # json reads it, and copying it needs three times as many calls
 ODD = [
     float("nan"), float("inf"), -float("inf"), 1e308, -1e308, 1e-320, 0, -1, 10**400, "", "\ud800", "\x00", "x" * 5000,
-    None, [], {}, [1e308, 1e308], [1e-320, 1e-320], True, "DEEP",
+    None, [], {}, [1e308, 1e308], [1e-320, 1e-320], True, "DEEP", "1e999",
 ]  # fmt: skip
 KNOWN = [
     (("landmarks", 0, "x_px"), float("nan")),
@@ -111,6 +111,7 @@ KNOWN = [
     (("geometry", "first_pixel_mm"), [1e308, 1e308]),
     (("landmarks", 0, "kind"), "\ud800"),
     (("outputs", 0, "name"), "\ud800"),
+    (("registration", "shift_mm", "x"), "1e999"),
     (("weather",), "DEEP"),
 ]
 

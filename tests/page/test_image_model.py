@@ -94,7 +94,7 @@ def test_what_contradicts_the_schema_is_not_shown_and_says_where(changes):
     assert next(iter(changes)) in told
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "1e999", "nan"])
 def test_a_number_that_is_none_is_not_shown(value):
     document = example("registered")
     document["landmarks"][0]["score"] = value

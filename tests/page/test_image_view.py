@@ -161,6 +161,10 @@ def test_a_result_with_an_entry_of_a_newer_version_is_shown(room):
     answer = asked(room, "X.dcm")
     assert "Landmarks found" in words(answer)
     assert asked(room, "X.dcm", "/pixels").headers["x-height"] == "384"
+    for rest in ("/result.json", "/overlay.png"):
+        assert f'{rest}"' in answer.text
+        assert asked(room, "X.dcm", rest).status == 200
+    assert asked(room, "X.dcm", "/result.json").json()["weather"] == "rain"  # as it lies there
 
 
 @pytest.mark.parametrize("order", ["0", "999", "9" * 18, "9" * 19, "9" * 400])
