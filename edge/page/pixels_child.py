@@ -157,17 +157,13 @@ def first_window(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def shaded(image: PortalImage, engine: Engine) -> Answer:
-    """Return the heatmaps as one grey PNG, kind below kind; each covers the whole image, 255 is the height 1."""
+    """Return how opaque each heatmap is as one grey PNG, kind below kind: each covers the image, as in the overlay."""
     found = detect(image, engine.backend, engine.contract)
     height, width = image.pixels.shape
     maps = [over_image(one, found.placement, (height, width)) for one in found.inference.heatmaps]
     buffer = io.BytesIO()
-    Image.fromarray(_eight_bits(np.concatenate(maps))).save(buffer, "PNG", compress_level=4)
+    Image.fromarray(np.concatenate(maps)).save(buffer, "PNG", compress_level=4)
     return {"kinds": [promise.kind for promise in engine.contract.kinds]}, [buffer.getvalue()]
-
-
-def _eight_bits(heights: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(heights, 0, 1) * 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

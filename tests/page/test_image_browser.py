@@ -176,7 +176,7 @@ def test_a_heatmap_has_the_colour_of_its_kind_whatever_the_order(look):
     shown = np.asarray(picture(page)).astype(float)
     colour = np.array([int(second["colour"][at : at + 2], 16) for at in (1, 3, 5)])
     middle = shown[shown.shape[0] // 2, shown.shape[1] // 2]
-    assert middle == pytest.approx(colour * 0.55, abs=3)  # over black, by the heatmaps' opacity
+    assert middle == pytest.approx(colour, abs=3)  # 255 is opaque
 
 
 def test_what_a_result_lacks_cannot_be_switched_on(look):

@@ -2,7 +2,6 @@
 // Points are detector pixels, (0, 0) is the centre of the top-left one; "scale" is CSS pixels per detector pixel.
 
 const FULL = 65535;
-const SHADE = 0.55; // opacity of a heatmap at its full height, as in the overlay
 const REACH = 8; // of a mark, from its middle
 const HEAD = 10; // of the arrow
 const RIM = "#000";
@@ -84,7 +83,7 @@ async function openHeatmaps() {
     const part = from.getImageData(0, place * size[1], ...size);
     const [red, green, blue] = rgb((scene.kinds.find((one) => one.kind === name) || { colour: WHITE }).colour);
     for (let i = 0; i < part.data.length; i += 4) {
-      part.data[i + 3] = part.data[i] * SHADE;
+      part.data[i + 3] = part.data[i]; // grey is how opaque it is, as in the overlay
       [part.data[i], part.data[i + 1], part.data[i + 2]] = [red, green, blue];
     }
     const one = surface(...size);
