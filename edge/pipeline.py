@@ -6,7 +6,6 @@ Making a result and publishing it are apart: the daemon's worker makes, its supe
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,13 +32,12 @@ from edge.results.dicom_outputs import Findings, dicom_outputs
 from edge.results.dicom_outputs import Output as DicomOutput
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
 from edge.results.overlay import draw_overlay
-from edge.results.publish import claim_name, image_name, publish, result_path, result_stem
+from edge.results.publish import OVERLAY_SUFFIX, claim_name, image_name, output_stem, publish, result_path, result_stem
 from edge.results.registration_entry import registration_entry
 from edge.results.shown import planned_of, remarks, shown_alignment
 from edge.settle import Happening, Tell
 from edge.source_file import demand_not_too_large, demand_unchanged, hash_file, signature
 
-OVERLAY_SUFFIX = ".landmarks.png"
 LATEST_MTIME_S = 4e9  # in 2096: a share may give any date, and not each is one of DICOM's
 NO_TIMES: Mapping[str, float] = MappingProxyType({})
 
@@ -271,12 +269,10 @@ def publish_made(made: Made, image: Path, results_dir: Path | None) -> Result:
 
 
 def _named_apart(made: Made, image: Path) -> Made:
-    r"""Give outputs names that no other image's have: a byte that is not UTF-8 reads like the four letters ``\xff``."""
-    name = image_name(image)
-    if name == image.name:
+    """Give outputs names that no other image's have."""
+    stem, apart = result_stem(image_name(image)), output_stem(image)
+    if stem == apart:
         return made
-    stem = result_stem(name)
-    apart = f"{stem}~{hashlib.sha256(os.fsencode(image.name)).hexdigest()[:12]}"
     outputs = [(name.replace(stem, apart, 1), data) for name, data in made.outputs]
     listed = tuple(one.model_copy(update={"name": one.name.replace(stem, apart, 1)}) for one in made.result.outputs)
     return replace(made, result=made.result.model_copy(update={"outputs": listed}), outputs=outputs)

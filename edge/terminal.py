@@ -31,5 +31,9 @@ def say(text: str) -> None:
 
 def printable(text: str) -> str:
     r"""Return the text with every character that is none, and every byte that is not UTF-8, written as ``\x1b``."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair: JSON can hold one, a file name cannot
+        data = text.encode("utf-8", "backslashreplace")
+    text = data.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -29,6 +30,6 @@ def html(request: Request, text: str, status: int = 200) -> Response:
 
 
 def named(name: str, *, download: bool = False) -> dict[str, str]:
-    """Return the header that gives a file its name on the reader's disk, whatever letters are in it (RFC 6266)."""
+    """Return the header that gives a file its name on the reader's disk, whatever bytes are in it (RFC 6266)."""
     how = "attachment" if download else "inline"
-    return {"Content-Disposition": f"{how}; filename*=UTF-8''{quote(name, safe='')}"}
+    return {"Content-Disposition": f"{how}; filename*=UTF-8''{quote(os.fsencode(name), safe='')}"}

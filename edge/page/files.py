@@ -13,12 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge.page.answers import kept, named
+from edge.page.found_result import found_result
 from edge.page.shown_file import overlay_of
 from edge.page.sources import Seen, Sources
 from edge.results.files import read_ours
+from edge.results.publish import output_stem
 
 PNG = b"\x89PNG\r\n\x1a\n"
-DICOM_KINDS = {"sr": ".sr.dcm", "pr": ".pr.dcm", "reg": ".reg.dcm"}
+DICOM_KINDS = {"sr": ".landmarks.sr.dcm", "pr": ".landmarks.pr.dcm", "reg": ".landmarks.reg.dcm"}
 
 
 def file_routes(sources: Sources) -> list[Route]:
@@ -47,7 +49,7 @@ def file_routes(sources: Sources) -> list[Route]:
 
 def _read(sources: Sources, order: int, wanted: str) -> tuple[bytes, str]:
     seen = sources.seen(order)
-    result = sources.result(seen) if seen else None
+    result = found_result(sources, seen).document if seen else None
     if seen is None or result is None:
         raise HTTPException(404, "There is no result for this image.")
     if wanted == "document":
@@ -66,7 +68,7 @@ def _dicom_of(
 ) -> dict[str, str] | None:
     if not sources.config.page.dicom_links or kind not in DICOM_KINDS:
         return None
-    wanted = seen.result_path.name.removesuffix(".json") + DICOM_KINDS[kind]
+    wanted = output_stem(seen.path) + DICOM_KINDS[kind]
     return next((entry for entry in result["outputs"] if entry["name"] == wanted), None)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.service.page_doors import PAGE_NAME, Doors
+from edge.service.status import NOTICE
 
 POLICY = "; ".join((
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data: blob:", "connect-src 'self'",
@@ -28,8 +29,8 @@ HEADERS = {
 READING = ("GET", "HEAD")
 ADDRESS_MOST = 2000  # characters of path and query: ours have some dozens
 COOKIE_S = 30 * 24 * 3600
-ASK_AGAIN = "This page asks for a token. Open it once with ?token=... at the end of its address.\n"
-WRONG_HOST = "This page is not served under that name. Ask for it as localhost, or add the name to page.names.\n"
+ASK_AGAIN = "This page asks for a token. Open it once with ?token=... at the end of its address."
+WRONG_HOST = "This page is not served under that name. Ask for it as localhost, or add the name to page.names."
 
 
 class Guard:
@@ -59,11 +60,11 @@ class Guard:
         """Return what is answered instead of a view; None: the view may be asked."""
         headers = Headers(scope=scope)
         if scope["method"] not in READING:
-            return PlainTextResponse("This page is only read.\n", 405, {"Allow": ", ".join(READING)})
+            return _said("This page is only read.", 405, {"Allow": ", ".join(READING)})
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > ADDRESS_MOST:
-            return PlainTextResponse("This address is too long.\n", 414)
+            return _said("This address is too long.", 414)
         if _host(headers.get("host", "")) not in self._doors.hosts:  # DNS rebinding: docs/adr/0016
-            return PlainTextResponse(WRONG_HOST, 421)
+            return _said(WRONG_HOST, 421)
         return self._asked_for_token(scope, headers)
 
     def _asked_for_token(self, scope: Scope, headers: Headers) -> Response | None:
@@ -95,11 +96,7 @@ class Guard:
         return answer
 
     def _cookie(self, headers: Headers) -> str:
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self._doors.cookie_name)
-        except CookieError:
-            return ""
-        return found.value if found else ""
+        return cookie_parser(headers.get("cookie", "")).get(self._doors.cookie_name, "")
 
 
 def _host(header: str) -> str:
@@ -109,4 +106,8 @@ def _host(header: str) -> str:
 
 
 def _unknown() -> Response:
-    return PlainTextResponse(ASK_AGAIN, 401, {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
+    return _said(ASK_AGAIN, 401, {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"})
+
+
+def _said(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"{text}\n{NOTICE}\n", status, headers)

@@ -5,6 +5,7 @@ Nothing is computed here that the result does not say, but for pixels of millime
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from edge.geometry import (
     SID_BELOW_SAD,
     ImageGeometry,
 )
+from edge.pixel_checks import MAX_SIDE_PX
 from edge.registration.reference import Reference
 from edge.results.document import RESULT_SCHEMA, Geometry, LandmarkEntry, RegistrationEntry, Result, Vector
 from edge.results.overlay import COLOURS, MARKS
@@ -158,13 +160,25 @@ def understood(document: Mapping[str, Any]) -> Result | str:
     """
     if (schema := document.get("schema")) != RESULT_SCHEMA:
         return f"its schema is {str(schema)[:80]!r}, and this version shows {RESULT_SCHEMA}"
-    made_up = deepcopy(dict(document))
+    try:
+        json.dumps(document, allow_nan=False)
+        result = _made_up(deepcopy(dict(document)))
+        if isinstance(result, Result):  # "1e999" is text, and becomes a number
+            json.dumps(result.model_dump(mode="json"), allow_nan=False)
+    except RecursionError:
+        return "it is nested too deep"
+    except ValueError:
+        return "it has a number that is none"
+    return result
+
+
+def _made_up(document: dict[str, Any]) -> Result | str:
     for _ in range(REQUIRED_LATER):
         try:
-            return Result.model_validate(made_up)
+            return Result.model_validate(document)
         except ValidationError as exc:
             errors = exc.errors()
-            if not all(_mended(made_up, error["type"], error["loc"]) for error in errors):
+            if not all(_mended(document, error["type"], error["loc"]) for error in errors):
                 return f"{'.'.join(map(str, errors[0]['loc']))[:80]}: {errors[0]['msg'][:80]}"
     return "it is not built as this version knows it"
 
@@ -186,6 +200,7 @@ def _mended(document: Any, error: str, loc: Sequence[int | str]) -> bool:
     return False
 
 
+@np.errstate(all="ignore")  # a crafted geometry overflows: the scene tells
 def result_view(
     result: Result, kinds: Sequence[KindContract], reference: Reference | str | None, couch: str
 ) -> ResultView:
@@ -265,7 +280,9 @@ def scene(
     return {
         "rows": result.image.rows,
         "columns": result.image.columns,
-        "kinds": [{"label": k.label, "mark": k.mark, "colour": k.colour, "line": k.is_line} for k in kinds],
+        "kinds": [
+            {"kind": k.kind, "label": k.label, "mark": k.mark, "colour": k.colour, "line": k.is_line} for k in kinds
+        ],
         "landmarks": [
             {
                 "kind": index[one.kind],
@@ -286,12 +303,14 @@ def _planned(
     result: Result, kinds: Sequence[Kind], geometry: ImageGeometry | None, reference: Reference | str | None
 ) -> list[dict[str, Any]]:
     """Return the reference's places that lie on the image, kind by kind."""
-    shape = result.image.rows, result.image.columns
-    if not isinstance(reference, Reference) or result.registration is None or shape[0] is None or shape[1] is None:
+    rows, columns = result.image.rows, result.image.columns
+    if not isinstance(reference, Reference) or result.registration is None or rows is None or columns is None:
+        return []
+    if max(rows, columns) > MAX_SIDE_PX:  # a crafted result: no such image is read
         return []
     alignment = Alignment(reference.sighting().landmarks, registration_of(result.registration))
     lines = {kind.kind for kind in kinds if kind.is_line} | {o.kind for o in reference.landmarks if o.shape == "line"}
-    places = planned_px(alignment, geometry, (shape[0], shape[1]))
+    places = planned_px(alignment, geometry, (rows, columns))
     return [
         {"label": kind.replace("_", " "), "line": kind in lines, "places": xy.round(3).tolist()}
         for kind, xy in places.items()

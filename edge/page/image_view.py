@@ -24,17 +24,19 @@ from edge.by_hand import couch_scale
 from edge.config import Config
 from edge.contract import KindContract, read_contract
 from edge.engines import SHIPPED_RELEASE
-from edge.errors import NotAnImage, ResultsNotWritable, TryAgain
+from edge.errors import NotAnImage, TryAgain
 from edge.page.answers import html
 from edge.page.files import DICOM_KINDS
-from edge.page.image_model import ResultView, output_kind, result_view, understood
+from edge.page.found_result import Found, found_result
+from edge.page.image_model import ResultView, output_kind, result_view
 from edge.page.pixels import Busy, Made, Pixels, Wanted
 from edge.page.render import render
 from edge.page.shown_file import overlay_of
 from edge.page.sources import WITH_RESULT, Seen, Sources
 from edge.registration.reference import Reference, find_reference
 from edge.results.document import RegistrationEntry, Result
-from edge.results.publish import read_result
+from edge.results.publish import OVERLAY_SUFFIX, output_stem
+from edge.service.status import NOTICE
 from edge.settle import State
 from edge.source_file import signature
 
@@ -65,18 +67,6 @@ class Picture:
     why: str | None  # why there are no pixels
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What lies where a file's result should.
-
-    ``result`` is text where it cannot be shown, which says why. ``served`` is what the page's other views take it for;
-    None: they do not, as with an entry of a newer version, so the page serves none of its files.
-    """
-
-    result: Result | str | None
-    served: dict[str, Any] | None = None
-
-
 @dataclass(frozen=True)
 class File:
     """A file of a result, and where the page serves it; None: it does not."""
@@ -105,7 +95,7 @@ async def _view(sources: Sources, kinds: Sequence[KindContract], request: Reques
 
 def _page(sources: Sources, kinds: Sequence[KindContract], order: int) -> str:
     seen = _seen(sources, order)
-    found = _found(sources, seen)
+    found = found_result(sources, seen)
     view = picture = None
     if isinstance(found.result, Result):
         reference = _reference(sources.config, found.result)
@@ -131,28 +121,6 @@ def _seen(sources: Sources, order: int) -> Seen:
     if found is None:
         raise HTTPException(404, "there is no such image")
     return found
-
-
-def _found(sources: Sources, seen: Seen) -> Found:
-    if seen.state not in WITH_RESULT:
-        return Found(None)
-    document = sources.result(seen)
-    if document is not None:
-        return Found(Result.model_validate(document), document)
-    try:
-        document = read_result(seen.result_path)
-    except ResultsNotWritable as exc:
-        return Found(str(exc))
-    if document is None:
-        return Found(None)
-    result = understood(document)
-    if isinstance(result, Result) and not _is_of(result, seen):
-        return Found("it belongs to another image, or to another version of this file")
-    return Found(result)
-
-
-def _is_of(result: Result, seen: Seen) -> bool:
-    return result.image.name == seen.name and seen.sha256 in {None, result.image.sha256}
 
 
 def _heading(seen: Seen, result: Result | str | None) -> Heading:
@@ -204,7 +172,7 @@ def _reference(config: Config, result: Result) -> Reference | str | None:
 
 
 def _picture(seen: Seen, found: Found) -> Picture:
-    overlay = found.served is not None and overlay_of(seen, found.served) is not None
+    overlay = found.document is not None and overlay_of(seen, found.document) is not None
     if isinstance(found.result, Result) and found.result.status == "refused":
         return Picture(pixels=False, overlay=False, why="A refused image is not shown.")
     try:
@@ -224,26 +192,29 @@ def _scene(seen: Seen, view: ResultView | None, picture: Picture | None) -> str 
         "heatmaps": f"{at}/heatmaps.png" if picture.pixels else None,
         "overlay": f"{at}/overlay.png" if picture.overlay else None,
     }
-    return json.dumps(dict(view.scene) | {"addresses": addresses, "why": picture.why}, allow_nan=False)
+    try:
+        return json.dumps(dict(view.scene) | {"addresses": addresses, "why": picture.why}, allow_nan=False)
+    except ValueError:  # a crafted result: its places are beyond what a number holds
+        return None
 
 
 def _files(seen: Seen, found: Found, *, linked: bool) -> tuple[File, ...]:
     """Return the files of a result; ``linked``: DICOM objects, too, have a link."""
     if found.result is None:
         return ()
-    served, at = _served(seen, linked=linked) if found.served else {}, f"/image/{seen.ord}"
+    served, at = _served(seen, linked=linked) if found.document else {}, f"/image/{seen.ord}"
     outputs = found.result.outputs if isinstance(found.result, Result) else ()
     return (
-        File("result", seen.result_path.name, f"{at}/result.json" if found.served else None),
+        File("result", seen.result_path.name, f"{at}/result.json" if found.document else None),
         *(File(output_kind(one.name), one.name, served.get(one.name)) for one in outputs),
     )
 
 
 def _served(seen: Seen, *, linked: bool) -> dict[str, str]:
     """Return where the page serves the outputs of a result, by name (`edge.page.files`)."""
-    stem, at = seen.result_path.name.removesuffix(".json"), f"/image/{seen.ord}"
+    stem, at = output_stem(seen.path), f"/image/{seen.ord}"
     objects = {stem + suffix: f"{at}/{kind}.dcm" for kind, suffix in DICOM_KINDS.items()} if linked else {}
-    return {f"{stem}.png": f"{at}/overlay.png"} | objects
+    return {stem + OVERLAY_SUFFIX: f"{at}/overlay.png"} | objects
 
 
 def _names_the_patient(view: ResultView) -> bool:
@@ -265,6 +236,7 @@ async def _pixels(sources: Sources, maker: Pixels, request: Request) -> Response
         "X-Low": repr(facts["low"]),
         "X-High": repr(facts["high"]),
         "X-Window": ",".join(map(repr, facts["window"])),
+        "X-Sign": str(facts["sign"]),
         "Vary": "Accept-Encoding",
     }
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -277,13 +249,13 @@ async def _heatmaps(sources: Sources, maker: Pixels, request: Request) -> Respon
     made = await _made(maker, found, request)
     if isinstance(made, Response):
         return made
-    return _answer(made.data, PICTURE_TYPE, {"X-Kinds": str(len(made.facts["kinds"]))}, found)
+    return _answer(made.data, PICTURE_TYPE, {"X-Kinds": json.dumps(made.facts["kinds"])}, found)
 
 
 def _wanted(sources: Sources, order: int, do: Literal["pixels", "heatmaps"]) -> Wanted | str:
     """Return what to ask for, or why there is nothing to ask for."""
     seen = _seen(sources, order)
-    result = _found(sources, seen).result
+    result = found_result(sources, seen).result
     if not isinstance(result, Result) or result.status == "refused":
         return f"{seen.name}: has no result with a picture"
     made = result.provenance
@@ -302,7 +274,12 @@ async def _made(maker: Pixels, wanted: Wanted | str, request: Request) -> Made |
     try:
         made = await maker.get(wanted)
     except Busy:
-        return Response("too many images are being shown", 503, headers={"Retry-After": str(AGAIN_S)})
+        return Response(
+            f"Too many images are being shown.\n{NOTICE}\n",
+            503,
+            media_type="text/plain",
+            headers={"Retry-After": str(AGAIN_S)},
+        )
     return made if isinstance(made, Made) else _no(made)
 
 

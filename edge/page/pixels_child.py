@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from edge.results.overlay import over_image
 from edge.source_file import demand_not_too_large, signature
 from edge.store import Store
 
-NICE = 5  # less urgent than the service, and yet not starved where that is at work for long
-READ_WALL_S = 45.0  # of a process that is not urgent; what it may compute is the configuration's
+NICE = 5  # where the page is run by hand; the shipped unit allows no change of it
+READ_WALL_S = 45.0  # beside a service that is at work; what it may compute is the configuration's
 MOST_PIXELS = 4096**2  # 32 MiB to the browser; portal images have 0.2 to 4 megapixels
 FULL = 65535  # what the brightest pixel becomes
 GONE = "the file is not there any more, or cannot be read just now"
@@ -48,7 +48,8 @@ class _NotShown(Exception):
 
 def main(parent: Parent) -> None:
     """Take the configuration, then answer each request with pixels, heatmaps, or the reason why there are none."""
-    os.nice(NICE)
+    with suppress(OSError):  # the unit does not allow it
+        os.nice(NICE)
     requests = parent.requests()
     config = Config.model_validate(next(requests).header["config"])
     with ExitStack() as held:
@@ -135,13 +136,15 @@ def _identity(contract: Contract, contract_sha256: str) -> tuple[str, str]:
 def packed(image: PortalImage) -> Answer:
     """Return pixels (H, W) as little-endian uint16, compressed: ``low + value * (high - low) / 65535`` is a pixel.
 
-    ``window`` is what to show of it at first (`first_window`).
+    ``window`` is what to show of it at first (`first_window`). ``sign`` times a pixel is the file's own value
+    after its rescale, which other viewers show.
     """
     pixels = image.pixels
     low, high = float(pixels.min()), float(pixels.max())
     scaled = (pixels - low) * np.float32(FULL / (high - low or 1.0))
     data = np.rint(scaled).astype("<u2").tobytes()
     header = {"height": pixels.shape[0], "width": pixels.shape[1], "low": low, "high": high}
+    header["sign"] = image.rescale.sign
     return header | {"window": list(first_window(pixels))}, [gzip.compress(data, 1, mtime=0)]
 
 
@@ -154,17 +157,13 @@ def first_window(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def shaded(image: PortalImage, engine: Engine) -> Answer:
-    """Return the heatmaps as one grey PNG, kind below kind; each covers the whole image, 255 is the height 1."""
+    """Return how opaque each heatmap is as one grey PNG, kind below kind: each covers the image, as in the overlay."""
     found = detect(image, engine.backend, engine.contract)
     height, width = image.pixels.shape
     maps = [over_image(one, found.placement, (height, width)) for one in found.inference.heatmaps]
     buffer = io.BytesIO()
-    Image.fromarray(_eight_bits(np.concatenate(maps))).save(buffer, "PNG", compress_level=4)
+    Image.fromarray(np.concatenate(maps)).save(buffer, "PNG", compress_level=4)
     return {"kinds": [promise.kind for promise in engine.contract.kinds]}, [buffer.getvalue()]
-
-
-def _eight_bits(heights: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(heights, 0, 1) * 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ def _settings(config: PageConfig, sources: Sources, doors: Doors) -> uvicorn.Con
 
 
 def _stand_back() -> None:
-    """Have the images come first: less of the processor, and the first to be ended where memory is short."""
-    with suppress(OSError):  # the unit may not allow it
+    """Have the images come first where that is allowed; be the first to be ended where memory is short."""
+    with suppress(OSError):  # the shipped unit does not allow it
         os.nice(NICE)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from edge.page.sources import Seen, Sources
+from edge.results.publish import OVERLAY_SUFFIX, output_stem
 from edge.results.wording import signed
 from edge.service.status import in_words
 from edge.settle import State
@@ -115,7 +116,7 @@ def rotation_of(entry: dict[str, Any]) -> str | None:
 
 def overlay_of(seen: Seen, result: dict[str, Any]) -> dict[str, str] | None:
     """Return the result's entry of its overlay: the one of just that name; None where it has none."""
-    wanted = seen.result_path.name.removesuffix("json") + "png"
+    wanted = output_stem(seen.path) + OVERLAY_SUFFIX
     return next((entry for entry in result["outputs"] if entry["name"] == wanted), None)
 
 

@@ -149,7 +149,7 @@ def _shaded(image: PortalImage, heatmaps: np.ndarray, placement: Placement) -> I
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
     canvas = _film(image.pixels, size)
     for colour, heatmap in zip(cycle(COLOURS), heatmaps, strict=False):
-        _tint(canvas, colour, Image.fromarray(_shade(heatmap, placement, (height, width))))
+        _tint(canvas, colour, Image.fromarray(over_image(heatmap, placement, (height, width))))
     return canvas
 
 
@@ -178,13 +178,8 @@ def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
 
 
-def _shade(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
-    """Return the opacity (h, w) uint8 of one heatmap over the image's part of the network's square."""
-    return (np.clip(over_image(heatmap, placement, shape), 0, 1) * SHADE * 255).astype(np.uint8)
-
-
 def over_image(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
-    """Return the (h, w) part of a heatmap (S, S) that covers an image (height, width), at one value a network px."""
+    """Return how opaque a heatmap (S, S) lies over an image (height, width): (h, w) uint8, a value for a network px."""
     rows, columns = (_pixels_of_site(sites) for sites in heatmap.shape)
     opacity = (np.clip(heatmap, 0, 1) * SHADE * 255).astype(np.uint8)
     opacity[opacity <= CLEAR] = 0

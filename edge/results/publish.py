@@ -25,8 +25,8 @@ from edge.results.files import (
 )
 from edge.source_file import OPEN_FLAGS, hash_file
 
-RESULT_SUFFIX = ".landmarks.json"
-OWN_SUFFIXES = (RESULT_SUFFIX, ".landmarks.png", ".landmarks.sr.dcm", ".landmarks.pr.dcm", ".landmarks.reg.dcm")
+RESULT_SUFFIX, OVERLAY_SUFFIX = ".landmarks.json", ".landmarks.png"
+OWN_SUFFIXES = (RESULT_SUFFIX, OVERLAY_SUFFIX, ".landmarks.sr.dcm", ".landmarks.pr.dcm", ".landmarks.reg.dcm")
 SCHEMA_FAMILY = "landmarknet-edge/result/"
 STEM_MOST_BYTES = 220  # a name has 255 bytes, and our longest suffix is .landmarks.reg.dcm
 
@@ -46,6 +46,16 @@ def result_stem(name: str) -> str:
         return stem
     start = os.fsencode(stem)[: STEM_MOST_BYTES - 20].decode("utf-8", "ignore")
     return f"{start}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
+
+
+def output_stem(image: Path) -> str:
+    r"""Return what the names of an image's outputs begin with.
+
+    A byte that is not UTF-8 reads like the four letters ``\xff``, so such a name is told apart by its hash.
+    """
+    name = image_name(image)
+    stem = result_stem(name)
+    return stem if name == image.name else f"{stem}~{hashlib.sha256(os.fsencode(image.name)).hexdigest()[:12]}"
 
 
 def result_path(image: Path, results_dir: Path | None) -> Path:

@@ -171,7 +171,8 @@ def drop_in_text(config: Config) -> str:
     if config.store is None:  # compiled plans are taken from a store only, so this room needs no GPU
         lines += ["PrivateDevices=yes", "DeviceAllow="]
     lines += _network(config)
-    if (memory_mib := config.read_memory_mb + BESIDES_THE_READER_MIB) > MEMORY_MIB:
+    readers = 2 if config.page.enabled else 1  # the page reads originals by one of its own
+    if (memory_mib := readers * config.read_memory_mb + BESIDES_THE_READER_MIB) > MEMORY_MIB:
         lines.append(f"MemoryMax={memory_mib}M")  # systemd's M is 1024 * 1024 bytes
     head = "# Written by install-service from the configuration of the room: run it again after a change there."
     return "\n".join([head, *_after_mounts(config), "[Service]", *lines]) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import socket
 import ssl
 import stat
@@ -50,8 +51,9 @@ class Doors:
 
 def doors_of(config: PageConfig) -> Doors:
     """Return who may look; raise `BadConfig` for a token that is none."""
-    address = f"[{config.bind}]" if ":" in config.bind else config.bind
-    hosts = {*LOOPBACK_NAMES, address.lower(), *(name.lower() for name in config.names)}
+    address = ipaddress.ip_address(config.bind).compressed  # as browsers write it
+    names = (name.lower().rstrip(".") for name in config.names)
+    hosts = {*LOOPBACK_NAMES, f"[{address}]" if ":" in address else address, *names}
     token = None if config.token_file is None else read_token(config.token_file)
     return Doors(frozenset(hosts), token, config.certificate is not None)
 

@@ -299,3 +299,16 @@ def test_heights_beyond_0_and_1_are_shaded_as_these():
     high[0], low[0] = 1.0, 7.0
     low[1:] = 0.0
     assert np.array_equal(drawn(bumpy(), heatmaps=low), drawn(bumpy(), heatmaps=high))
+
+
+def test_half_the_height_is_half_as_opaque():
+    """What a pixel is moved towards its kind's red by: 0.55 of the way at the height 1, 0.275 at the height 0.5."""
+    heatmaps = np.zeros((3, 288, 288), np.float32)
+    plain = drawn(bumpy())[:768, :1024, 2].astype(float)  # blue
+    moved = {}
+    for height in (0.5, 1.0):
+        heatmaps[0] = height
+        shaded = drawn(bumpy(), heatmaps=heatmaps)[:768, :1024, 2].astype(float)
+        moved[height] = np.median((shaded - plain)[plain > 150] / (96 - plain)[plain > 150])
+    assert moved[1.0] == pytest.approx(0.55, abs=0.02)  # of eight bits
+    assert moved[0.5] == pytest.approx(0.275, abs=0.02)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edge.config import Config, DropFolderConfig, PageConfig
 from edge.constancy import ConstancyRun
-from edge.results.publish import image_name, result_path
+from edge.results.publish import OVERLAY_SUFFIX, image_name, output_stem, result_path
 from edge.service.installed import Service
 from edge.service.journal import Entry, Journal
 from edge.service.state import JOURNAL
@@ -99,11 +99,11 @@ class MadeRoom:
     def publish(self, image: Path, sha256: str, result: dict, picture: bytes | None) -> Path:
         """Write a result and its overlay without the durability of the real ones: there are thousands."""
         path = result_path(image, None)
-        overlay = path.with_name(path.name.removesuffix("json") + "png")
+        overlay = path.with_name(output_stem(image) + OVERLAY_SUFFIX)
         result["image"] |= {"name": image_name(image), "sha256": sha256}
         result["outputs"] = []
         if picture is not None:
-            result["outputs"] = [{"name": image_name(overlay), "sha256": hashlib.sha256(picture).hexdigest()}]
+            result["outputs"] = [{"name": overlay.name, "sha256": hashlib.sha256(picture).hexdigest()}]
             overlay.write_bytes(picture)
         path.write_text(json.dumps(result))
         return path

@@ -110,3 +110,13 @@ def test_the_cookie_shows_the_token_without_telling_it(token_file):
 def test_names_are_known_whatever_their_case():
     doors = doors_of(PageConfig(names=("Linac2.Clinic.example",)))
     assert {"linac2.clinic.example", "localhost", "127.0.0.1", "[::1]"} <= doors.hosts
+
+
+def test_a_name_may_have_its_final_dot():
+    """A request's name is compared without one."""
+    assert "linac2.example" in doors_of(PageConfig(names=("linac2.example.",))).hosts
+
+
+def test_an_address_is_known_as_browsers_write_it():
+    bind = {"bind": "FD00:0:0:0::0001", "certificate": "/c", "key": "/k", "token_file": None}
+    assert "[fd00::1]" in doors_of(PageConfig.model_construct(names=(), **bind)).hosts

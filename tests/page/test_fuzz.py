@@ -1,5 +1,6 @@
 """Whatever is asked of the page, it answers below 500: path tricks, wild queries, headers and methods."""
 
+import json
 import string
 from urllib.parse import quote
 
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from edge.page.app import page_app
 from edge.page.sources import Sources
 from edge.service.page_doors import doors_of
+from edge.settle import State
 from tests.page.client import Client
-from tests.page.made_room import NOW, MadeRoom
+from tests.page.made_room import EXAMPLE, NOW, MadeRoom, overlay_bytes
 
 PIECES = [
     "", "/", "//", "..", ".", "%2e%2e", "%2f", "%00", "%ff", "%c0%ae", "image", "1", "40", "-1", "0", "1.5", "1e9",
@@ -89,3 +91,81 @@ def test_no_address_is_a_mistake_of_the_page(client, pieces, query, method):
 )
 def test_no_header_is_a_mistake_of_the_page(client, headers, address):
     assert client.get(address, **headers).status < 500
+
+
+# --- results that anybody who may write to the drop folder can put there
+
+DEEP = 900  # json reads it, and copying it needs three times as many calls
+ODD = [
+    float("nan"), float("inf"), -float("inf"), 1e308, -1e308, 1e-320, 0, -1, 10**400, "", "\ud800", "\x00", "x" * 5000,
+    None, [], {}, [1e308, 1e308], [1e-320, 1e-320], True, "DEEP", "1e999",
+]  # fmt: skip
+KNOWN = [
+    (("landmarks", 0, "x_px"), float("nan")),
+    (("landmarks", 0, "score"), float("inf")),
+    (("registration", "shift_mm", "x"), float("nan")),
+    (("registration", "shift_mm", "x"), 1e308),
+    (("landmarks", 0, "sigma_px"), 1e308),
+    (("geometry", "spacing_mm"), [1e-320, 1e-320]),
+    (("geometry", "sid_mm"), 1e-320),
+    (("geometry", "first_pixel_mm"), [1e308, 1e308]),
+    (("landmarks", 0, "kind"), "\ud800"),
+    (("outputs", 0, "name"), "\ud800"),
+    (("registration", "shift_mm", "x"), "1e999"),
+    (("weather",), "DEEP"),
+]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Return a function: ask the page about a result in which one entry is another."""
+    room = MadeRoom(tmp_path_factory.mktemp("odd"))
+    image = room.drop / "X.dcm"
+    image.write_bytes(b"there")
+    document = json.loads(EXAMPLE.read_text())
+    sha256 = document["image"]["sha256"]
+    room.record(room.entry(1, image, State.DONE, NOW, sha256))
+    file = room.publish(image, sha256, document, overlay_bytes())
+    sources = Sources(room.service, lambda: 0.0, lambda: NOW)
+    client = Client(page_app(sources, doors_of(room.page)))
+
+    def ask(path, value, *rests):
+        file.write_text(_changed(json.loads(json.dumps(document)), path, value))
+        return [client.get(f"/image/1{rest}").status for rest in rests] + [client.get("/").status]
+
+    ask.places = [path for path in _places(document) if path]
+    yield ask
+    sources.close()
+
+
+def _changed(document, path, value):
+    """Return a document as JSON with another value somewhere."""
+    place = document
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    return json.dumps(document).replace('"DEEP"', '{"a":' * DEEP + "1" + "}" * DEEP)
+
+
+def _places(value, path=()):
+    """Yield the path of every entry."""
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from _places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize(("path", "value"), KNOWN, ids=str)
+def test_no_entry_of_a_result_is_a_mistake_of_the_page_again(odd, path, value):
+    assert max(odd(path, value, "", "/result.json", "/overlay.png")) < 500
+
+
+def test_a_result_nested_too_deep_has_no_pixels(odd):
+    assert odd(("weather",), "DEEP", "/pixels", "/heatmaps.png") == [200, 200, 200]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_result_is_a_mistake_of_the_page(odd, data):
+    path, value = data.draw(st.sampled_from(odd.places)), data.draw(st.sampled_from(ODD))
+    assert max(odd(path, value, "", "/result.json", "/overlay.png")) < 500

@@ -36,6 +36,22 @@ def test_every_page_says_what_it_is_not(page, address):
     assert "Decision support for research; not a medical device." in page.get(address).text
 
 
+@pytest.mark.parametrize(
+    ("address", "method", "headers", "status"),
+    [
+        ("/", "POST", {}, 405),
+        ("/" + "a" * 3000, "GET", {}, 414),
+        ("/", "GET", {"Host": "evil.example"}, 421),
+        ("/", "GET", {}, 401),
+    ],
+    ids=["only read", "too long", "another name", "no token"],
+)
+def test_a_refusal_says_what_the_page_is_not_too(guarded, address, method, headers, status):
+    answer = guarded.get(address, method, **headers)
+    assert answer.status == status
+    assert "Decision support for research; not a medical device." in answer.text
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get"])
 def test_the_page_is_only_read(page, method):
     answer = page.get("/", method)
@@ -112,6 +128,14 @@ def test_a_person_gives_the_token_once_and_it_leaves_the_address(guarded):
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
     assert guarded.get("/trends?days=7", Cookie=cookie.split(";")[0]).status == 200
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "a=b c", "=x", "odd", 'q="', "a[0]=1"])
+def test_an_odd_cookie_of_another_page_locks_nobody_out(guarded, other):
+    """Cookies are of a host, whatever its port: other pages on this machine have theirs sent here, too."""
+    cookie = guarded.get(f"/?token={TOKEN}").headers["set-cookie"].split(";")[0]
+    assert guarded.get("/", Cookie=f"{other}; {cookie}").status == 200
+    assert guarded.get("/", Cookie=f"{cookie}; {other}").status == 200
 
 
 def test_a_wrong_token_in_the_address_is_refused_even_with_the_cookie(guarded):

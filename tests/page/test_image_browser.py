@@ -2,10 +2,12 @@
 
 import base64
 import io
+import json
 import re
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -156,6 +158,27 @@ def test_heatmaps_lie_over_their_landmarks(look):
     assert abs(y - 144.8) < 6
 
 
+def test_a_heatmap_has_the_colour_of_its_kind_whatever_the_order(look):
+    """Only the heatmap of the second of the release's kinds is bright, and it comes first: all has its colour."""
+    page = look("registered.dcm")
+    kinds = json.loads(data(page, "scene"))["kinds"]
+    second = kinds[1]
+    stacked = np.zeros((2 * 384, 512), np.uint8)
+    stacked[:384] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(stacked).save(buffer, "PNG")
+    headers = {"X-Kinds": json.dumps([second["kind"], kinds[0]["kind"]]), "Content-Type": "image/png"}
+    page.route("**/heatmaps.png", lambda route: route.fulfill(body=buffer.getvalue(), headers=headers))
+    for layer in ("landmarks", "uncertainty", "reference", "shift", "image"):
+        page.locator(f"input[value={layer}]").uncheck()
+    page.locator("input[value=heatmaps]").check()
+    page.wait_for_selector("#viewer[data-layers~=heatmaps]", timeout=60_000)
+    shown = np.asarray(picture(page)).astype(float)
+    colour = np.array([int(second["colour"][at : at + 2], 16) for at in (1, 3, 5)])
+    middle = shown[shown.shape[0] // 2, shown.shape[1] // 2]
+    assert middle == pytest.approx(colour, abs=3)  # 255 is opaque
+
+
 def test_what_a_result_lacks_cannot_be_switched_on(look):
     page = look("withheld.dcm")
     assert page.locator("input[value=shift]").is_disabled()
@@ -208,9 +231,18 @@ def test_the_window_is_set_by_keys_and_automatic_again(look):
 def test_the_window_is_set_by_numbers(look):
     page = look("found.dcm")
     with changes(page):
-        page.locator("#level").fill("-30000")
+        page.locator("#level").fill("30000")
         page.locator("#width").fill("5000")
-    assert (float(data(page, "low")), float(data(page, "high"))) == pytest.approx((-32500, -27500))
+    assert (float(data(page, "low")), float(data(page, "high"))) == pytest.approx((-32500, -27500))  # more dose is more
+
+
+def test_level_and_width_are_values_of_the_file(look, image_room):
+    """The sample stores less for more dose: its pixels as dose are negative, its own values are not."""
+    page = look("found.dcm")
+    level, width = (float(page.locator(f"#{name}").input_value()) for name in ("level", "width"))
+    stored = pydicom.dcmread(image_room.drop / "found.dcm").pixel_array[96:288, 128:384]
+    low, high = np.percentile(stored, (0.5, 99.5))  # the first window is that of the middle
+    assert (level, width) == pytest.approx(((low + high) / 2, high - low), abs=2)
 
 
 def test_a_width_that_is_none_changes_nothing(look):
@@ -304,7 +336,7 @@ def test_the_place_under_the_pointer_is_told(look):
     page = look("found.dcm")
     page.mouse.move(*middle(page))
     told = page.locator("#readout").text_content()
-    assert re.fullmatch(r"x 25[56], y 19[12] px · [+−]\d\.\d, [+−]\d\.\d mm · value -\d+", told), told
+    assert re.fullmatch(r"x 25[56], y 19[12] px · [+−]\d\.\d, [+−]\d\.\d mm · value \d+", told), told
 
 
 # --- for everybody ---

@@ -94,6 +94,20 @@ def test_what_contradicts_the_schema_is_not_shown_and_says_where(changes):
     assert next(iter(changes)) in told
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "1e999", "nan"])
+def test_a_number_that_is_none_is_not_shown(value):
+    document = example("registered")
+    document["landmarks"][0]["score"] = value
+    assert understood(document) == "it has a number that is none"
+
+
+def test_what_is_nested_too_deep_is_not_shown():
+    deep = 1
+    for _ in range(900):
+        deep = {"a": deep}
+    assert understood(example("ok") | {"weather": deep}) == "it is nested too deep"
+
+
 def test_understanding_leaves_the_document_as_it_is():
     newer = example("ok") | {"weather": 1}
     understood(newer)
@@ -301,6 +315,12 @@ def test_the_reference_is_drawn_where_its_millimetres_lie_on_the_image():
     drawn = {kind["label"]: kind["places"] for kind in viewed(reference=reference()).scene["reference"]}
     assert drawn["louis angle"] == [pytest.approx([238.789, 144.793], abs=0.01)]  # px; the result has three decimals
     assert drawn["tracheal bifurcation"] == []
+
+
+@pytest.mark.parametrize("size", [10**400, -1, 0])
+def test_on_an_image_of_no_size_nothing_is_drawn(size):
+    image = example("registered")["image"] | {"rows": size, "columns": size}
+    assert all(kind["places"] == [] for kind in viewed(reference=reference(), image=image).scene["reference"])
 
 
 def test_why_a_reference_is_not_drawn_is_told():

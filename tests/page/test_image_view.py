@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from edge.config import CouchConfig, PageConfig
+from edge.contract import read_contract
+from edge.engines import SHIPPED_RELEASE
 from edge.page.app import page_app
+from edge.page.pixels import Busy, Pixels
 from edge.page.sources import Sources
 from edge.portal_image import read_portal_image
 from edge.service.installed import Service
@@ -158,6 +161,10 @@ def test_a_result_with_an_entry_of_a_newer_version_is_shown(room):
     answer = asked(room, "X.dcm")
     assert "Landmarks found" in words(answer)
     assert asked(room, "X.dcm", "/pixels").headers["x-height"] == "384"
+    for rest in ("/result.json", "/overlay.png"):
+        assert f'{rest}"' in answer.text
+        assert asked(room, "X.dcm", rest).status == 200
+    assert asked(room, "X.dcm", "/result.json").json()["weather"] == "rain"  # as it lies there
 
 
 @pytest.mark.parametrize("order", ["0", "999", "9" * 18, "9" * 19, "9" * 400])
@@ -213,6 +220,18 @@ def test_the_json_and_the_overlay_are_linked_and_are_there(page):
         assert page("registered.dcm", rest).status == 200
 
 
+def test_the_files_of_a_name_that_is_not_utf_8_are_linked_and_are_there(room):
+    """The name of its overlay has a hash, since the byte reads like four letters that another name may have."""
+    room.found("caf\udce9.dcm")
+    answer = asked(room, "caf\udce9.dcm")
+    for rest in ("/result.json", "/overlay.png"):
+        assert f'{rest}"' in answer.text
+        given = asked(room, "caf\udce9.dcm", rest)
+        assert given.status == 200
+        assert given.headers["content-disposition"].startswith("inline; filename*=UTF-8''caf%")
+    assert scene(answer)["addresses"]["overlay"]
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_dicom_objects_are_linked_only_where_that_is_allowed(room, linked):
     room.found("X.dcm")
@@ -265,6 +284,7 @@ def test_the_pixels_are_the_original_s(page, image_room):
     values = np.frombuffer(gzip.decompress(answer.body), "<u2").reshape(pixels.shape)
     assert np.abs(low + values * (high - low) / 65535 - pixels).max() < 1
     assert (answer.headers["x-height"], answer.headers["x-width"]) == ("384", "512")
+    assert answer.headers["x-sign"] == "-1"  # the sample stores less for more dose
 
 
 def test_who_takes_no_gzip_gets_the_same_pixels(page):
@@ -273,9 +293,12 @@ def test_who_takes_no_gzip_gets_the_same_pixels(page):
     assert plain.body == gzip.decompress(page("found.dcm", "/pixels", accept_encoding="gzip").body)
 
 
-def test_the_heatmaps_are_a_picture_of_so_many_kinds(page):
+def test_the_heatmaps_are_a_picture_that_names_its_kinds(page):
     answer = page("found.dcm", "/heatmaps.png")
-    assert (answer.status, answer.headers["content-type"], answer.headers["x-kinds"]) == (200, "image/png", "4")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
+    kinds = [promise.kind for promise in read_contract(SHIPPED_RELEASE / "contract.json")[0].kinds]
+    assert json.loads(answer.headers["x-kinds"]) == kinds
+    assert [kind["kind"] for kind in scene(page("found.dcm"))["kinds"]] == kinds
     assert answer.body.startswith(b"\x89PNG")
 
 
@@ -301,6 +324,16 @@ def test_why_there_are_no_pixels_is_said_without_an_error(page, name, reason, re
     answer = page(name, rest)
     assert (answer.status, answer.json()) == (200, {"reason": reason})
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_where_too_many_are_shown_it_says_so_and_what_the_page_is_not(page, monkeypatch):
+    def busy(self, wanted):
+        raise Busy
+
+    monkeypatch.setattr(Pixels, "ask", busy)
+    answer = page("found.dcm", "/pixels")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+    assert "Decision support for research; not a medical device." in answer.text
 
 
 def test_heatmaps_of_another_release_are_not_made_up(room):

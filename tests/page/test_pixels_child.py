@@ -16,7 +16,7 @@ from edge.page.pixels import Made, Pixels, Wanted
 from edge.page.pixels_child import NICE, Maker, first_window, packed
 from edge.portal_image import read_portal_image
 from edge.processes.reader_process import ReaderLimits, ReaderProcess
-from edge.results.overlay import over_image
+from edge.results.overlay import SHADE, over_image
 from tests.page.image_room import SAMPLES
 
 SAMPLE = SAMPLES / "lidc0002_lateral_mv_00.dcm"
@@ -136,8 +136,13 @@ def test_heatmaps_are_those_of_the_release_kind_below_kind(reader, image):
     found = detect(portal, engine.backend, engine.contract)
     expected = np.concatenate([over_image(one, found.placement, (384, 512)) for one in found.inference.heatmaps])
     picture = np.asarray(Image.open(io.BytesIO(data)))
-    assert picture.dtype == np.uint8
-    assert np.abs(picture / 255 - np.clip(expected, 0, 1)).max() <= 0.51 / 255
+    np.testing.assert_array_equal(picture, expected, strict=True)
+    at = [kind.kind for kind in CONTRACT.kinds].index("tracheal_bifurcation")
+    (landmark,) = (one for one in found.landmarks if one.kind == "tracheal_bifurcation")
+    assert picture[at * len(picture) // 4 : (at + 1) * len(picture) // 4].max() / 255 == pytest.approx(
+        landmark.score * SHADE,
+        abs=0.05,  # of the overlay; a height, not only whether there is one
+    )
 
 
 @pytest.mark.parametrize("other", ["model_sha256", "contract_sha256"])
@@ -174,6 +179,27 @@ def test_a_release_that_is_damaged_is_a_reason(reader, image, tmp_path):
 
 
 # --- the process ---
+
+
+REFUSED_NICE = """
+import os, runpy, sys
+
+def refused(by):
+    raise PermissionError(1, "Operation not permitted")
+
+os.nice = refused
+runpy.run_module("edge.page.pixels_child", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_process_answers_where_it_may_not_change_how_urgent_it_is(image):
+    """The units refuse setpriority with EPERM (SystemCallFilter=~@resources): no image was ever shown there."""
+    pixels = Pixels(Config(), ("-c", REFUSED_NICE))
+    try:
+        made = pixels.ask(Wanted(**asked("pixels", image))).result(timeout=60)
+        assert isinstance(made, Made), made
+    finally:
+        pixels.close()
 
 
 def test_the_process_answers_and_is_less_urgent_than_the_service(image):

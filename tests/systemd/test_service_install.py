@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from edge.commands.service import register
-from edge.config import Config, DropFolderConfig
+from edge.config import Config, DropFolderConfig, PageConfig
 from edge.errors import BadConfig
 from edge.service.install import (
     RESTART,
@@ -252,6 +252,14 @@ def test_a_slow_engine_needs_no_other_watchdog():
 def test_a_greater_reader_gets_its_memory():
     assert "MemoryMax" not in drop_in_text(Config(read_memory_mb=1024))  # the unit's 4 GiB are 1 and 3
     assert "MemoryMax=7168M\n" in drop_in_text(Config(read_memory_mb=4096))
+
+
+def test_the_page_s_own_reader_gets_its_memory_too():
+    """It reads originals by a reader of the same limit, beside the daemon's."""
+    page = PageConfig(enabled=True)
+    assert "MemoryMax=5120M\n" in drop_in_text(Config(page=page))  # 2 * 1024, and 3 GiB besides
+    assert "MemoryMax=11264M\n" in drop_in_text(Config(read_memory_mb=4096, page=page))
+    assert "MemoryMax" not in drop_in_text(Config(read_memory_mb=512, page=page))
 
 
 def test_a_program_that_the_service_cannot_see_is_refused(tmp_path):

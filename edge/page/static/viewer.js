@@ -2,11 +2,10 @@
 // Points are detector pixels, (0, 0) is the centre of the top-left one; "scale" is CSS pixels per detector pixel.
 
 const FULL = 65535;
-const SHADE = 0.55; // opacity of a heatmap at its full height, as in the overlay
 const REACH = 8; // of a mark, from its middle
 const HEAD = 10; // of the arrow
 const RIM = "#000";
-const WHITE = "#fff";
+const WHITE = "#ffffff";
 const MARGIN = 12; // about a picture that fits
 const ZOOM_STEP = 1.25;
 const MOST_SCALE = 40;
@@ -30,7 +29,7 @@ const button = (name) => root.querySelector(`button[data-do=${name}]`);
 
 const view = { scale: 1, x: 0, y: 0, fitted: true, ratio: 1, unit: 1 };
 const shown = { low: 0, high: 1, inverted: false };
-let raw = null; // { values, low, high, window } of the original
+let raw = null; // { values, low, high, window, sign } of the original; more is more dose, sign times it is the file's own
 let base = null; // what is drawn as the image: { picture, width, height }
 let shades = null; // the heatmaps as one canvas over the image
 let asked = false; // a frame is on its way
@@ -54,7 +53,7 @@ async function openOriginal() {
   const size = { width: number("X-Width"), height: number("X-Height") };
   if (values.length !== size.width * size.height) throw new Error("The pixels did not arrive whole.");
   const suggested = answer.headers.get("X-Window").split(",").map(Number);
-  raw = { values, low: number("X-Low"), high: number("X-High"), window: suggested };
+  raw = { values, low: number("X-Low"), high: number("X-High"), window: suggested, sign: number("X-Sign") };
   base = { picture: surface(size.width, size.height), ...size };
   [shown.low, shown.high] = suggested;
   develop();
@@ -73,18 +72,18 @@ async function openOverlay() {
 
 async function openHeatmaps() {
   const answer = await fetched(scene.addresses.heatmaps);
-  const kinds = Number(answer.headers.get("X-Kinds"));
+  const kinds = JSON.parse(answer.headers.get("X-Kinds")); // in the order of the release, which need not be the scene's
   const stacked = await createImageBitmap(await answer.blob());
-  const size = [stacked.width, Math.round(stacked.height / kinds)];
+  const size = [stacked.width, Math.round(stacked.height / kinds.length)];
   const source = surface(stacked.width, stacked.height);
   const from = source.getContext("2d", { willReadFrequently: true });
   from.drawImage(stacked, 0, 0);
   const all = surface(...size);
-  for (let kind = 0; kind < kinds; kind += 1) {
-    const part = from.getImageData(0, kind * size[1], ...size);
-    const [red, green, blue] = rgb(scene.kinds[kind % scene.kinds.length].colour);
+  for (const [place, name] of kinds.entries()) {
+    const part = from.getImageData(0, place * size[1], ...size);
+    const [red, green, blue] = rgb((scene.kinds.find((one) => one.kind === name) || { colour: WHITE }).colour);
     for (let i = 0; i < part.data.length; i += 4) {
-      part.data[i + 3] = part.data[i] * SHADE;
+      part.data[i + 3] = part.data[i]; // grey is how opaque it is, as in the overlay
       [part.data[i], part.data[i + 1], part.data[i + 2]] = [red, green, blue];
     }
     const one = surface(...size);
@@ -154,14 +153,14 @@ const digits = () => Math.max(0, Math.min(6, 3 - Math.floor(Math.log10(raw.high 
 
 function tellWindow() {
   const places = digits();
-  if (document.activeElement !== level) level.value = ((shown.low + shown.high) / 2).toFixed(places);
+  if (document.activeElement !== level) level.value = ((raw.sign * (shown.low + shown.high)) / 2).toFixed(places);
   if (document.activeElement !== width) width.value = (shown.high - shown.low).toFixed(places);
   film.textContent = shown.inverted ? "more dose is brighter" : "less dose is brighter";
   [root.dataset.low, root.dataset.high] = [shown.low, shown.high];
 }
 
 function readWindow() {
-  const [middle, span] = [level.valueAsNumber, width.valueAsNumber];
+  const [middle, span] = [raw.sign * level.valueAsNumber, width.valueAsNumber];
   if (Number.isFinite(middle) && span > 0) setWindow(middle - span / 2, middle + span / 2);
 }
 
@@ -372,7 +371,7 @@ function tellPlace(event) {
     parts.push(`${mm.map(signed).join(", ")} mm`);
   }
   const value = raw.low + (raw.values[row * base.width + column] * (raw.high - raw.low)) / FULL;
-  parts.push(`value ${value.toFixed(digits())}`);
+  parts.push(`value ${(raw.sign * value).toFixed(digits())}`);
   readout.textContent = parts.join(" · ");
 }
 
