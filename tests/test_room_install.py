@@ -16,14 +16,22 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NAMES = sorted({name.partition(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]})
 BENCH = ("torch", "onnx", "matplotlib", "scipy", "itk", "nibabel", "skimage", "pytest", "hypothesis")
 LIMIT_MB = 400
+NEED_AN_EXTRA = ["edge.archive.engine", "edge.archive.held_engine", "edge.archive.run"]  # `archive`, for Dask
 
 IMPORT_ALL = """
 import importlib, importlib.metadata, importlib.util, json, pkgutil, sys, edge
 modules = sorted(module.name for module in pkgutil.walk_packages(edge.__path__, "edge."))
+without_extra = []
 for name in modules:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("dask", "distributed"):
+            raise
+        without_extra.append(name)
 print(json.dumps({
     "modules": modules,
+    "without_extra": without_extra,
     "file": edge.__file__,
     "importable": [name for name in sys.argv[1:] if importlib.util.find_spec(name)],
     "providers": dict(importlib.metadata.packages_distributions()),
@@ -94,6 +102,7 @@ def test_every_module_of_the_room_imports_there(inside, room):
         for path in (ROOT / "edge").rglob("*.py")
     }
     assert {*inside["modules"], "edge"} == expected
+    assert inside["without_extra"] == NEED_AN_EXTRA
 
 
 @pytest.mark.install

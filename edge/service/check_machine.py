@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -82,6 +81,8 @@ def check_page(config: PageConfig) -> Iterator[Finding]:
 
 def _serves_the_page(config: PageConfig) -> bool:
     """Tell whether what has the port answers as the page does: by its name, or that it asks for a token."""
+    import ssl
+
     unasked = ssl.create_default_context()
     unasked.check_hostname, unasked.verify_mode = False, ssl.CERT_NONE  # nothing is sent or believed
     request = urllib.request.Request(f"{address_of(config)}healthz", headers={"Host": "localhost"})  # noqa: S310 - ours

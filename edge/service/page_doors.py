@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import socket
-import ssl
 import stat
 from dataclasses import dataclass
 from hashlib import sha256
@@ -100,6 +99,8 @@ def demand_certificate(config: PageConfig) -> None:
     """Raise `BadConfig` where certificate and key cannot be used together."""
     if config.certificate is None:
         return
+    import ssl
+
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.certificate, config.key)
     except (OSError, ssl.SSLError) as exc:  # SSLError is an OSError; both are meant

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID
 
-from edge.config import Config, CouchConfig, DropFolderConfig, ReferenceRule
+from edge.config import Config, CouchConfig, DropFolderConfig, PageConfig, ReferenceRule
 from edge.keys import derived_uid, result_key, settings_sha256
 from edge.pipeline import pipeline_of
 
@@ -93,6 +93,7 @@ OTHERS = {  # what a room can set that changes nothing that is made of an image,
     "keep_days": 30,
     "metrics_port": 9464,
     "constancy_at": time(6, 0),
+    "page": PageConfig(port=9000),  # it only shows
 }
 COUNTING = {"overlay": False, "structured_report": True, "presentation_state": True, "spatial_registration": True}
 
