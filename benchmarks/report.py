@@ -55,7 +55,8 @@ def merged(
     kept = []
     for part in parts:
         mine, before = ([row for row in rows if row["part"] == part] for rows in (new, old))
-        kept += mine if any(row["ours"] is not None for row in mine) or not before else before
+        measured_anew, measured_before = (any(row["ours"] is not None for row in rows) for rows in (mine, before))
+        kept += mine if mine and (measured_anew or not measured_before) else before
     return kept
 
 

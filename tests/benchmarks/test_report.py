@@ -67,6 +67,12 @@ def test_what_could_not_be_measured_does_not_replace_what_was():
     assert merged([], new, ["network"]) == new
 
 
+def test_of_rows_that_never_were_measured_the_new_ones_stand():
+    old = rows_of("network", [Figure("fast", note="none"), Figure("gone", note="none")], NOVEMBER)
+    new = rows_of("network", [Figure("fast", note="another")], DECEMBER)
+    assert merged(old, new, ["network"]) == new
+
+
 def test_a_row_shows_ratio_spread_bar_and_whether_it_is_met():
     lines = table(rows_of("network", [FAST], NOVEMBER) + rows_of("decode", [PEAKS], DECEMBER), TITLES).splitlines()
     fast = "| fast | 20 ms | plain | 100 ms | 0.2 (0.19-0.21) | <= 0.22 | yes | 2026-11-01 | A, load 0.2 |"
