@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from pydantic import ValidationError
 
 from edge.errors import ResultsNotWritable
-from edge.page.image_model import understood
 from edge.page.sources import WITH_RESULT, Seen, Sources
-from edge.results.document import Result
+from edge.results.document import RESULT_SCHEMA, Result
 from edge.results.publish import read_result
+
+MENDS: Final[dict[str, Callable[[], object]]] = {"missing": lambda: None, "tuple_type": list, "dict_type": dict}
+REQUIRED_LATER = 4  # rounds in which an older or newer document of the same schema is made up to this model
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,3 +51,50 @@ def _found(document: dict[str, Any] | None, seen: Seen) -> Found:
 
 def _is_of(result: Result, seen: Seen) -> bool:
     return result.image.name == seen.name and seen.sha256 in {None, result.image.sha256}
+
+
+def understood(document: Mapping[str, Any]) -> Result | str:
+    """Return a document as a result, or why it is not shown.
+
+    Within one schema entries are added: those that are not known are passed over, missing ones are null or empty.
+    """
+    if (schema := document.get("schema")) != RESULT_SCHEMA:
+        return f"its schema is {str(schema)[:80]!r}, and this version shows {RESULT_SCHEMA}"
+    try:
+        json.dumps(document, allow_nan=False)
+        result = _made_up(deepcopy(dict(document)))
+        if isinstance(result, Result):  # "1e999" is text, and becomes a number
+            json.dumps(result.model_dump(mode="json"), allow_nan=False)
+    except RecursionError:
+        return "it is nested too deep"
+    except ValueError:
+        return "it has a number that is none"
+    return result
+
+
+def _made_up(document: dict[str, Any]) -> Result | str:
+    for _ in range(REQUIRED_LATER):
+        try:
+            return Result.model_validate(document)
+        except ValidationError as exc:
+            errors = exc.errors()
+            if not all(_mended(document, error["type"], error["loc"]) for error in errors):
+                return f"{'.'.join(map(str, errors[0]['loc']))[:80]}: {errors[0]['msg'][:80]}"
+    return "it is not built as this version knows it"
+
+
+def _mended(document: Any, error: str, loc: Sequence[int | str]) -> bool:
+    """Take an unknown entry out, or put in what a missing one means; tell whether that could be done."""
+    try:
+        for part in loc[:-1]:
+            document = document[part]
+    except (LookupError, TypeError):
+        return False
+    if error == "extra_forbidden" and isinstance(document, dict):
+        del document[loc[-1]]
+        return True
+    absent = error == "missing" or (isinstance(document, dict) and document.get(loc[-1], "") is None)
+    if error in MENDS and absent and isinstance(document, dict):
+        document[loc[-1]] = MENDS[error]()
+        return True
+    return False

@@ -5,14 +5,11 @@ Nothing is computed here that the result does not say, but for pixels of millime
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from pydantic import ValidationError
 
 from edge.contract import KindContract
 from edge.geometry import (
@@ -23,13 +20,11 @@ from edge.geometry import (
     SID_BELOW_SAD,
     ImageGeometry,
 )
-from edge.pixel_checks import MAX_SIDE_PX
+from edge.page.scene import Kind, geometry_of, kinds_of, scene
 from edge.registration.reference import Reference
-from edge.results.document import RESULT_SCHEMA, Geometry, LandmarkEntry, RegistrationEntry, Result, Vector
-from edge.results.overlay import COLOURS, MARKS
-from edge.results.overlay_alignment import RADIUS95_SIGMA, planned_px
-from edge.results.registration_entry import registration_of
-from edge.results.wording import DIRECTION, Alignment
+from edge.results import wording
+from edge.results.document import Geometry, LandmarkEntry, RegistrationEntry, Result, Vector
+from edge.results.wording import DIRECTION
 
 OUTPUT_NAMES: Final = {
     ".landmarks.png": "overlay",
@@ -59,8 +54,6 @@ NO_COUCH_MOVE = (
     "One view says nothing about the axis along its beam, so it asks for no couch move. Two registered views of one "
     "session do: landmarknet-edge two-views"
 )
-MENDS: Final[dict[str, Callable[[], object]]] = {"missing": lambda: None, "tuple_type": list, "dict_type": dict}
-REQUIRED_LATER = 4  # rounds in which an older or newer document of the same schema is made up to this model
 
 
 @dataclass(frozen=True)
@@ -71,17 +64,6 @@ class Row:
     value: str
     source: str = ""
     whole: str = ""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a kind of landmark is drawn, as in the overlay."""
-
-    kind: str
-    label: str
-    mark: str
-    colour: str  # CSS
-    is_line: bool
 
 
 @dataclass(frozen=True)
@@ -153,53 +135,6 @@ class ResultView:
     scene: Mapping[str, Any] = field(default_factory=dict)  # what the viewer draws, JSON
 
 
-def understood(document: Mapping[str, Any]) -> Result | str:
-    """Return a document as a result, or why it is not shown.
-
-    Within one schema entries are added: those that are not known are passed over, missing ones are null or empty.
-    """
-    if (schema := document.get("schema")) != RESULT_SCHEMA:
-        return f"its schema is {str(schema)[:80]!r}, and this version shows {RESULT_SCHEMA}"
-    try:
-        json.dumps(document, allow_nan=False)
-        result = _made_up(deepcopy(dict(document)))
-        if isinstance(result, Result):  # "1e999" is text, and becomes a number
-            json.dumps(result.model_dump(mode="json"), allow_nan=False)
-    except RecursionError:
-        return "it is nested too deep"
-    except ValueError:
-        return "it has a number that is none"
-    return result
-
-
-def _made_up(document: dict[str, Any]) -> Result | str:
-    for _ in range(REQUIRED_LATER):
-        try:
-            return Result.model_validate(document)
-        except ValidationError as exc:
-            errors = exc.errors()
-            if not all(_mended(document, error["type"], error["loc"]) for error in errors):
-                return f"{'.'.join(map(str, errors[0]['loc']))[:80]}: {errors[0]['msg'][:80]}"
-    return "it is not built as this version knows it"
-
-
-def _mended(document: Any, error: str, loc: Sequence[int | str]) -> bool:
-    """Take an unknown entry out, or put in what a missing one means; tell whether that could be done."""
-    try:
-        for part in loc[:-1]:
-            document = document[part]
-    except (LookupError, TypeError):
-        return False
-    if error == "extra_forbidden" and isinstance(document, dict):
-        del document[loc[-1]]
-        return True
-    absent = error == "missing" or (isinstance(document, dict) and document.get(loc[-1], "") is None)
-    if error in MENDS and absent and isinstance(document, dict):
-        document[loc[-1]] = MENDS[error]()
-        return True
-    return False
-
-
 @np.errstate(all="ignore")  # a crafted geometry overflows: the scene tells
 def result_view(
     result: Result, kinds: Sequence[KindContract], reference: Reference | str | None, couch: str
@@ -233,105 +168,6 @@ def result_view(
 def output_kind(name: str) -> str:
     """Return what an output is, by its name."""
     return next((what for suffix, what in OUTPUT_NAMES.items() if name.endswith(suffix)), "another file")
-
-
-def kinds_of(result: Result, kinds: Sequence[KindContract]) -> dict[str, Kind]:
-    """Return how each kind is drawn: known ones as in the overlay, others of another release after them, as points."""
-    lines = {promise.kind for promise in kinds if promise.shape == "line"}
-    names = dict.fromkeys([*(promise.kind for promise in kinds), *(one.kind for one in result.landmarks)])
-    return {
-        name: Kind(
-            name,
-            name.replace("_", " "),
-            MARKS[index % len(MARKS)],
-            "#{:02x}{:02x}{:02x}".format(*COLOURS[index % len(COLOURS)]),
-            name in lines,
-        )
-        for index, name in enumerate(names)
-    }
-
-
-def geometry_of(entry: Geometry | None) -> ImageGeometry | None:
-    """Return the geometry of a result; None where it has no millimetres."""
-    if entry is None or entry.status != "known":
-        return None
-    lengths = entry.sid_mm, entry.sad_mm
-    if None in lengths or not all(lengths) or not entry.spacing_mm or not all(entry.spacing_mm):
-        return None
-    if entry.first_pixel_mm is None or entry.sid_mm is None or entry.sad_mm is None:
-        return None
-    return ImageGeometry(
-        sid_mm=entry.sid_mm,
-        sad_mm=entry.sad_mm,
-        spacing_mm=entry.spacing_mm,
-        first_pixel_mm=entry.first_pixel_mm,
-        gantry_deg=entry.gantry_deg,
-        axes=entry.axes or "",
-        sources=entry.sources,
-        warnings=entry.warnings,
-    )
-
-
-def scene(
-    result: Result, kinds: Sequence[Kind], geometry: ImageGeometry | None, reference: Reference | str | None
-) -> dict[str, Any]:
-    """Return what the viewer draws over an image: places in detector px, (0, 0) the centre of the top-left pixel."""
-    index = {kind.kind: number for number, kind in enumerate(kinds)}
-    return {
-        "rows": result.image.rows,
-        "columns": result.image.columns,
-        "kinds": [
-            {"kind": k.kind, "label": k.label, "mark": k.mark, "colour": k.colour, "line": k.is_line} for k in kinds
-        ],
-        "landmarks": [
-            {
-                "kind": index[one.kind],
-                "x": one.x_px,
-                "y": one.y_px,
-                "score": one.score,
-                "radius95": None if one.sigma_px is None else one.sigma_px * RADIUS95_SIGMA,
-            }
-            for one in result.landmarks
-        ],
-        "reference": _planned(result, kinds, geometry, reference),
-        "shift": _arrow(result, geometry),
-        "mm": _millimetres(geometry),
-    }
-
-
-def _planned(
-    result: Result, kinds: Sequence[Kind], geometry: ImageGeometry | None, reference: Reference | str | None
-) -> list[dict[str, Any]]:
-    """Return the reference's places that lie on the image, kind by kind."""
-    rows, columns = result.image.rows, result.image.columns
-    if not isinstance(reference, Reference) or result.registration is None or rows is None or columns is None:
-        return []
-    if max(rows, columns) > MAX_SIDE_PX:  # a crafted result: no such image is read
-        return []
-    alignment = Alignment(reference.sighting().landmarks, registration_of(result.registration))
-    lines = {kind.kind for kind in kinds if kind.is_line} | {o.kind for o in reference.landmarks if o.shape == "line"}
-    places = planned_px(alignment, geometry, (rows, columns))
-    return [
-        {"label": kind.replace("_", " "), "line": kind in lines, "places": xy.round(3).tolist()}
-        for kind, xy in places.items()
-    ]
-
-
-def _arrow(result: Result, geometry: ImageGeometry | None) -> list[list[float]] | None:
-    """Return where the arrow of the shift begins, at the isocentre, and ends."""
-    registration = result.registration
-    if geometry is None or registration is None or registration.status != "ok" or registration.shift_mm is None:
-        return None
-    ends = np.array([(0.0, 0.0), (registration.shift_mm.x, registration.shift_mm.y)])
-    return [[float(x), float(y)] for x, y in geometry.to_pixels(ends).round(3)]
-
-
-def _millimetres(geometry: ImageGeometry | None) -> dict[str, list[float]] | None:
-    """Return where pixel (0, 0) lies in the isocentre plane, and the step of a pixel to the right and down, mm."""
-    if geometry is None:
-        return None
-    first, next_px = geometry.to_isoplane(np.array([(0.0, 0.0), (1.0, 1.0)]))
-    return {"first": first.tolist(), "step": (next_px - first).tolist()}
 
 
 def _landmark(entry: LandmarkEntry, kind: Kind, geometry: ImageGeometry | None) -> LandmarkRow:
@@ -514,4 +350,4 @@ def _hash(name: str, sha256: str | None, none: str = "not known") -> Row:
 
 def signed(value: float | None) -> str:
     """Return a number with its sign and one decimal; a dash where it is not known."""
-    return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: a zero has no minus
+    return "–" if value is None else wording.signed(value).replace("-", "−")

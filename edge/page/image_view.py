@@ -44,7 +44,6 @@ AGAIN_S = 2  # when to come again where too many ask for pixels
 PIXELS_TYPE, PICTURE_TYPE = "application/octet-stream", "image/png"
 KEPT: Final = "private, no-cache"  # kept, and asked about each time
 NOT_LINKED = "DICOM objects name the patient, so they are linked only where the configuration says dicom_links."
-LARGEST_ORDER = 2**63 - 1  # of SQLite
 
 Look = Literal["plain", "warn", "bad", "idle"]  # never good: a shift that is known may be a large one
 
@@ -117,7 +116,7 @@ def _page(sources: Sources, kinds: Sequence[KindContract], order: int) -> str:
 
 
 def _seen(sources: Sources, order: int) -> Seen:
-    found = sources.seen(order) if order <= LARGEST_ORDER else None
+    found = sources.seen(order)
     if found is None:
         raise HTTPException(404, "there is no such image")
     return found

@@ -5,7 +5,9 @@ import pytest
 
 from edge.contract import read_contract
 from edge.engines import SHIPPED_RELEASE
-from edge.page.image_model import direction, geometry_of, output_kind, result_view, signed, understood
+from edge.page.found_result import understood
+from edge.page.image_model import direction, output_kind, result_view, signed
+from edge.page.scene import geometry_of
 from edge.registration.reference import Reference, ReferenceLandmark
 from edge.results.document import Result
 
