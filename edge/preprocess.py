@@ -9,6 +9,7 @@ import numpy as np
 
 WINDOW_PERCENTILES = (0.5, 99.5)
 HISTOGRAM_BINS = 256
+BAND = 8  # output px of a resize in one product: few enough that it meets few of the matrix's zeros
 CONTRAST_LIMIT = 4.0  # a grey level's share of the output is at most this many times its share of the input range
 
 
@@ -62,12 +63,33 @@ def resize_matrix(n_in: int, n_out: int) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W) to ``shape`` with antialiased bilinear weights, as two matrix products."""
+    """Resize (H, W) to ``shape`` with antialiased bilinear weights: a matrix product per axis, band by band."""
     if pixels.shape == shape:
         return pixels.astype(np.float32, copy=False)
-    rows = resize_matrix(pixels.shape[0], shape[0])
-    columns = resize_matrix(pixels.shape[1], shape[1])
-    return (rows @ pixels.astype(np.float32, copy=False)) @ columns.T
+    pixels = pixels.astype(np.float32, copy=False)
+    between = np.empty((shape[0], pixels.shape[1]), np.float32)
+    for out, within, weights in _bands(pixels.shape[0], shape[0]):
+        np.matmul(weights, pixels[within], out=between[out])
+    resized = np.empty(shape, np.float32)
+    for out, within, weights in _bands(pixels.shape[1], shape[1]):
+        resized[:, out] = between[:, within] @ weights.T
+    return resized
+
+
+@lru_cache(maxsize=32)
+def _bands(n_in: int, n_out: int) -> tuple[tuple[slice, slice, np.ndarray], ...]:
+    """Return the `resize_matrix` in bands: which output px, from which input px, by which part of it.
+
+    Each output px is made of a few neighbours; nine tenths of the matrix are zeros.
+    """
+    matrix = resize_matrix(n_in, n_out)
+    bands = []
+    for first in range(0, n_out, BAND):
+        rows = matrix[first : first + BAND]
+        used = np.flatnonzero(rows.any(axis=0))
+        within = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((slice(first, first + len(rows)), within, np.ascontiguousarray(rows[:, within])))
+    return tuple(bands)
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:
