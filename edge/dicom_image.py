@@ -88,6 +88,11 @@ class _Header:
         element = self.dataset.get_item(_TAGS[keyword]) if _TAGS[keyword] in self.dataset else None
         return (element.value or b"") if isinstance(element, RawDataElement) else None
 
+    def bytes_before(self, keyword: str) -> int:
+        """Return how many bytes of the file precede a value that was read."""
+        element = self.dataset.get_item(_TAGS[keyword])
+        return element.value_tell if isinstance(element, RawDataElement) else 0
+
     def holds(self, keyword: str) -> bool:
         return _TAGS[keyword] in self.dataset and self.raw(keyword) != b""
 
@@ -222,6 +227,7 @@ def _decode(header: _Header, syntax: uid.UID) -> StoredImage:
         sign=_sign(header),
         sop_instance_uid=_identifier(header.text("SOPInstanceUID")),  # may be an illegal UID: kept as it is
         modality=modality if (modality := header.text("Modality")) in KNOWN_MODALITIES else None,
+        header_bytes=header.bytes_before("PixelData"),
     )
 
 

@@ -30,6 +30,7 @@ class StoredImage:
     sign: int | None = None  # +1: bright is more dose after rescaling, -1: less; None: nothing says so
     sop_instance_uid: str | None = None
     modality: str | None = None
+    header_bytes: int = 0  # of the file, before its pixel data; 0 where it has no header of DICOM
 
 
 def rescale(pixels: np.ndarray, gain: float, offset: float) -> None:

@@ -126,7 +126,7 @@ def _portal_image(image: StoredImage, data: bytes, name: str) -> PortalImage:
             columns=pixels.shape[1],
         ),
         rescale=Rescale(image.gain, image.offset, sign),
-        beam=beam_of_image(data),
+        beam=beam_of_image(data[: image.header_bytes]),
     )
 
 

@@ -2,12 +2,14 @@ import hashlib
 import io
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.pixels import get_encoder
 
 from edge.errors import ImageUnreadable
 from edge.geometry import GANTRY_UNTRUSTED, RECEPTOR_TRANSLATION_ASSUMED
+from edge.planned_beam import beam_key
 from edge.portal_image import read_portal_image
 
 SIGN = "PixelIntensityRelationshipSign"
@@ -190,6 +192,17 @@ def compressed(pixels, syntax, **options):
         photometric_interpretation="MONOCHROME2",
         **options,
     )
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, RLE, J2K_LOSSLESS])
+def test_an_image_belongs_to_the_beam_that_its_header_names(dicom, write, collimated, syntax):
+    frames = [compressed(collimated(), syntax)] if syntax in {RLE, J2K_LOSSLESS} else None
+    dataset = pydicom.dcmread(io.BytesIO(dicom(collimated(), syntax=syntax, frames=frames)))
+    plan = pydicom.Dataset()
+    plan.ReferencedSOPInstanceUID = "1.2.3.99"
+    dataset.ReferencedRTPlanSequence, dataset.ReferencedBeamNumber, dataset.PatientID = [plan], "2", "P"
+    dataset.save_as(named := io.BytesIO())
+    assert read_portal_image(write(named.getvalue())).beam == beam_key("1.2.3.99", 2, "P")
 
 
 @pytest.mark.parametrize("syntax", [RLE, JPEG_LS, J2K_LOSSLESS])
