@@ -52,6 +52,7 @@ class Child:
     Start it from a thread that lives as long as it shall: Linux ends a child with the thread that started it. With
     ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient. With
     ``one_thread`` no environment gives its libraries more: Landlock confines only the thread that asks for it.
+    ``inherits`` are descriptors that it has under the same numbers.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Child:
         *,
         quiet: bool = False,
         one_thread: bool = False,
+        inherits: Sequence[int] = (),
         closing_s: float = CLOSING_S,
     ) -> None:
         self._closing_s = closing_s
@@ -71,7 +73,12 @@ class Child:
         with theirs:
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
-                    line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()], env=environment
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    pass_fds=[theirs.fileno(), *inherits],
+                    env=environment,
                 )
             except OSError as exc:
                 ours.close()

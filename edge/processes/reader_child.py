@@ -19,6 +19,7 @@ from edge.errors import DamagedImage, EdgeError
 from edge.portal_image import read_portal_image
 from edge.processes import landlock
 from edge.processes.child import Message, Parent
+from edge.processes.shared_pixels import put
 from edge.records import PortalImage
 
 OPEN_FILES = 32  # the socket, the image, and what a decoder opens when it is first imported
@@ -29,10 +30,16 @@ OVERRIDE, READ_SEARCH = 1 << 1, 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 def main(
-    parent: Parent, memory_mb: int, cpu_s: float, file_bytes: int, landlock_abi: int = landlock.NEWEST_ABI
+    parent: Parent,
+    memory_mb: int,
+    cpu_s: float,
+    file_bytes: int,
+    pixels: int,
+    landlock_abi: int = landlock.NEWEST_ABI,
 ) -> None:
     """Answer requests until the parent is gone: a portal image, or the name and message of an error.
 
+    ``pixels``: the descriptor of the `SharedPixels` into which an image's go.
     ``landlock_abi``: the newest version of Landlock to make use of, 0 for none.
     """
     own_bytes = address_space_bytes()
@@ -46,7 +53,7 @@ def main(
     parent.answer({"ready": True, "address_space_bytes": own_bytes})
     for request in parent.requests():
         grant_cpu(cpu_s)
-        _answer(parent, request, memory_mb, file_bytes)
+        parent.answer(_answered(request, memory_mb, file_bytes, pixels))
 
 
 def take_limits(address_space: int) -> None:
@@ -109,14 +116,14 @@ def address_space_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _answer(parent: Parent, request: Message, memory_mb: int, file_bytes: int) -> None:
+def _answered(request: Message, memory_mb: int, file_bytes: int, pixels: int) -> dict[str, Any]:
     name = request.header["name"]
     try:
         image = _read(Path(request.header["path"]), name, file_bytes)
+        put(pixels, image.pixels)
     except (EdgeError, MemoryError) as exc:
-        parent.answer(_said(exc, name, memory_mb))
-    else:
-        parent.answer(described(image), [image.pixels.data.cast("B")])
+        return _said(exc, name, memory_mb)
+    return described(image)
 
 
 def _read(path: Path, name: str, file_bytes: int) -> PortalImage:
@@ -157,4 +164,4 @@ def _too_little(memory_mb: int, own_bytes: int) -> str:
 
 
 if __name__ == "__main__":
-    main(Parent(sys.argv[1:]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
+    main(Parent(sys.argv[1:]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))

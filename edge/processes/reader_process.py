@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from edge.config import Config
@@ -23,13 +22,12 @@ from edge.errors import (
     UnsupportedImage,
 )
 from edge.geometry import ImageGeometry
-from edge.pixel_checks import MAX_SIDE_PX
 from edge.processes.child import Child, ChildDied, Message
+from edge.processes.shared_pixels import SharedPixels
 from edge.records import ImageIdentity, PortalImage, Rescale
 
 START_S = 60.0
 MOST_IMAGES = 500  # by one process: whatever a decoder leaks or a file left behind goes with it
-PIXELS_MOST_BYTES = 4 * MAX_SIDE_PX**2
 MESSAGE_MOST = 1000  # characters
 # what a file can be; a reader that was taken over must not be able to say anything that stops the daemon
 ANSWERS: Final[dict[str, type[EdgeError]]] = {
@@ -86,6 +84,7 @@ class ReaderProcess:
         self._most_images = most_images
         self._command = command
         self._child: Child | None = None
+        self._pixels: SharedPixels | None = None
         self._ready = False
         self._images = 0
 
@@ -93,9 +92,14 @@ class ReaderProcess:
         """Begin to start the child, without waiting for it."""
         limits = self._limits
         try:
-            arguments = [str(limits.memory_mb), str(limits.cpu_s), str(limits.file_bytes)]
-            self._child = Child(self._command, arguments, quiet=True, one_thread=True)
+            self._pixels = SharedPixels()
+            pixels = self._pixels.fileno()
+            arguments = [str(limits.memory_mb), str(limits.cpu_s), str(limits.file_bytes), str(pixels)]
+            self._child = Child(self._command, arguments, quiet=True, one_thread=True, inherits=[pixels])
+        except OSError as exc:
+            raise ImageUnreadable(f"the reader cannot be started ({exc.strerror}); it is tried again") from exc
         except ChildDied as exc:
+            self.close()
             raise ImageUnreadable(f"the reader {exc}; it is tried again; free some memory if it stays so") from exc
         self._ready, self._images = False, 0
 
@@ -127,11 +131,12 @@ class ReaderProcess:
         """
         self.await_ready()
         assert self._child
+        assert self._pixels
         self._images += 1
         try:
             request = Message({"path": str(path), "name": name})
-            answer = self._child.ask(request, within_s=self._limits.wall_s, most_bytes=PIXELS_MOST_BYTES)
-            return _portal_image(answer, name)
+            answer = self._child.ask(request, within_s=self._limits.wall_s, most_bytes=0)
+            return _portal_image(answer, name, self._pixels)
         except ChildDied as exc:
             self.close()
             raise ReaderDied(f"{name}: the process that read it {exc}; check what was exported") from exc
@@ -146,20 +151,19 @@ class ReaderProcess:
         """End the child. Closing twice is once."""
         if self._child is not None:
             self._child.close()
-        self._child = None
+        if self._pixels is not None:
+            self._pixels.close()
+        self._child = self._pixels = None
 
 
-def _portal_image(answer: Message, name: str) -> PortalImage:
+def _portal_image(answer: Message, name: str, shared: SharedPixels) -> PortalImage:
     if "error" in answer.header:
         kind = ANSWERS[str(answer.header["error"])]
         raise kind(str(answer.header["message"])[:MESSAGE_MOST])
     told = _ANSWER.validate_python(answer.header)
-    rows, columns = told.identity.rows, told.identity.columns
-    (blob,) = answer.blobs
-    if told.identity.name != name or min(rows, columns) < 1:
-        raise ValueError(f"{told.identity.name}, {rows} x {columns}")
-    pixels = np.frombuffer(blob, np.float32).reshape(rows, columns)
-    pixels.setflags(write=False)
+    if told.identity.name != name:
+        raise ValueError(told.identity.name)
+    pixels = shared.copy(told.identity.rows, told.identity.columns)
     return PortalImage(
         pixels, told.polarity_source, told.geometry, told.geometry_reason, told.identity, told.rescale, told.beam
     )

@@ -1,8 +1,7 @@
 """The process that finds landmarks: opens the engine, has images read by a process of its own, and publishes nothing.
 
-`edge.processes.worker` starts it. Whatever touches a device runs on the main thread, to which its context belongs. A
-second thread draws, words and sends each answer, in the order of the requests, while the main one is at the next
-image.
+`edge.processes.worker` starts it. Whatever touches a device runs on the main thread, to which its context belongs.
+Others have the next image read meanwhile, and draw, word and send each answer, in the order of the requests.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from edge.errors import DeviceLost, EdgeError, InferenceFailed
 from edge.pipeline import Made, Pipeline, Source
 from edge.processes.child import Blob, Parent
 from edge.processes.reader_process import ReaderLimits, ReaderProcess
+from edge.processes.reading_ahead import ReadingAhead, reading_ahead
 
 Answer = tuple[dict[str, Any], Sequence[Blob]]
 
@@ -39,13 +39,13 @@ def main(parent: Parent) -> None:
     config = Config.model_validate(next(requests).header["config"])
     with ExitStack() as held:
         try:
-            pipeline = _opened(config, held)
+            pipeline, reading = _opened(config, held)
         except EdgeError as exc:
             parent.answer(said(exc))
             return
         parent.answer(opened(pipeline))
         with _answering(parent) as answer_with:
-            for request in requests:
+            for request in reading.requests(requests):
                 answer_with(named(request.header, begin(request.header, pipeline)))
 
 
@@ -66,14 +66,15 @@ def _answering(parent: Parent) -> Iterator[Callable[[Callable[[], Answer]], obje
         yield lambda make: thread.submit(send, make)
 
 
-def _opened(config: Config, held: ExitStack) -> Pipeline:
+def _opened(config: Config, held: ExitStack) -> tuple[Pipeline, ReadingAhead]:
     reader = ReaderProcess(ReaderLimits.of(config))
     held.callback(reader.close)
     reader.start()  # it starts while the engine is opened
     engine = open_configured(config)
     held.callback(close_backend, engine.backend)
     reader.await_ready()
-    return Pipeline.of(config, engine, reader.read)
+    reading = held.enter_context(reading_ahead(reader.read))
+    return Pipeline.of(config, engine, reading), reading
 
 
 def opened(pipeline: Pipeline) -> dict[str, Any]:

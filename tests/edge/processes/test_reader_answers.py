@@ -9,7 +9,8 @@ from dataclasses import asdict
 import pytest
 
 from edge.errors import DamagedImage, EdgeError, ImageUnreadable, ReaderDied, Refused, ResultNameTaken
-from edge.processes.reader_process import ANSWERS, PIXELS_MOST_BYTES, ReaderLimits, ReaderProcess
+from edge.pixel_checks import MAX_SIDE_PX
+from edge.processes.reader_process import ANSWERS, ReaderLimits, ReaderProcess
 
 LIMITS = ReaderLimits(memory_mb=1024, cpu_s=15, wall_s=15, file_bytes=2**28)
 
@@ -92,8 +93,8 @@ TOLD = {
 }
 
 
-def answering(header, blobs="[bytes(24)]"):
-    return f"parent.answer(__import__('json').loads({json.dumps(header)!r}), {blobs})"
+def answering(header):
+    return f"parent.answer(__import__('json').loads({json.dumps(header)!r}))"
 
 
 def test_what_such_a_reader_tells_is_an_image(faked, tmp_path):
@@ -109,7 +110,6 @@ def test_what_such_a_reader_tells_is_an_image(faked, tmp_path):
         {},
         TOLD | {"more": 1},
         TOLD | {"identity": IDENTITY | {"name": "Y.dcm"}},
-        TOLD | {"identity": IDENTITY | {"rows": 3}},
         TOLD | {"identity": IDENTITY | {"rows": -2, "columns": -3}},
         TOLD | {"identity": IDENTITY | {"rows": "two"}},
         TOLD | {"geometry": GEOMETRY | {"sid_mm": float("inf")}},
@@ -120,14 +120,15 @@ def test_what_is_no_image_of_that_file_is_not_believed(faked, tmp_path, header):
     assert "makes no sense" in fails(faked(answering(header)), tmp_path / "file", ReaderDied)
 
 
-@pytest.mark.parametrize("blobs", ["[]", "[bytes(20)]", "[bytes(24), bytes(24)]", "[bytes(23)]"])
-def test_pixels_that_are_too_few_or_too_many_are_not_believed(faked, tmp_path, blobs):
-    assert "makes no sense" in fails(faked(answering(TOLD, blobs)), tmp_path / "file", ReaderDied)
+@pytest.mark.parametrize("sides", [(0, 3), (2, 0), (MAX_SIDE_PX + 1, 1), (1, 2**62)])
+def test_pixels_that_no_image_has_are_not_believed(faked, tmp_path, sides):
+    header = TOLD | {"identity": IDENTITY | dict(zip(("rows", "columns"), sides, strict=True))}
+    assert "makes no sense" in fails(faked(answering(header)), tmp_path / "file", ReaderDied)
 
 
-def test_more_pixels_than_any_imager_has_are_not_even_received(faked, tmp_path):
-    does = f"""
-    head = b'{{"blob_bytes": [{PIXELS_MOST_BYTES + 1}]}}'
+def test_bytes_that_nobody_asked_for_are_not_even_received(faked, tmp_path):
+    does = """
+    head = b'{"blob_bytes": [1]}'
     parent._socket.sendall(len(head).to_bytes(8, "big") + head)
     time.sleep(600)"""
     assert "makes no sense" in fails(faked(does), tmp_path / "file", ReaderDied)

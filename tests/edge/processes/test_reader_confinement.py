@@ -42,8 +42,8 @@ def read(path, file_bytes, *, name):
 
 honest, reader_child.read_portal_image = reader_child.read_portal_image, read
 {before}
-memory_mb, cpu_s, file_bytes = sys.argv[3:6]
-reader_child.main(Parent(sys.argv[1:]), int(memory_mb), float(cpu_s), int(file_bytes), {abi})
+memory_mb, cpu_s, file_bytes, pixels = sys.argv[3:7]
+reader_child.main(Parent(sys.argv[1:]), int(memory_mb), float(cpu_s), int(file_bytes), int(pixels), {abi})
 """
 BECOME_NOBODY = f"if os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
 
@@ -158,6 +158,13 @@ def test_it_sends_no_signal_and_reaches_no_abstract_socket(taken_over):
 @needs_landlock
 def test_it_runs_no_program(taken_over):
     assert attack(taken_over(), run="os.execv('/bin/sh', ['sh'])") == {"run": errno.EACCES}
+
+
+def test_it_cannot_take_away_or_enlarge_the_memory_that_its_parent_reads(taken_over):
+    shared = "int(sys.argv[6])"
+    enlarge = f"os.ftruncate({shared}, os.fstat({shared}).st_size * 2)"
+    answers = attack(taken_over(abi=0), cut=f"os.ftruncate({shared}, 0)", grow=enlarge)
+    assert answers == {"cut": errno.EPERM, "grow": errno.EFBIG}
 
 
 # --- processes ---

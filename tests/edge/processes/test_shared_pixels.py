@@ -1,0 +1,62 @@
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.pixel_checks import MAX_SIDE_PX
+from edge.processes import shared_pixels
+from edge.processes.shared_pixels import SharedPixels, put
+
+
+@pytest.fixture
+def shared():
+    """Return memory to share, given back at the end."""
+    shared = SharedPixels()
+    yield shared
+    shared.close()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1024, 1280), (1025, 1031), (MAX_SIDE_PX, 1)])
+def test_pixels_come_over_whole(shared, shape):
+    pixels = np.random.default_rng(0).random(shape, np.float32)
+    put(shared.fileno(), pixels)
+    copied = shared.copy(*shape)
+    assert np.array_equal(copied, pixels)
+    assert copied.dtype == np.float32
+
+
+def test_a_copy_is_its_reader_s_own(shared):
+    put(shared.fileno(), np.ones((4, 4), np.float32))
+    copied = shared.copy(4, 4)
+    put(shared.fileno(), np.zeros((4, 4), np.float32))
+    assert (copied == 1).all()
+    assert not copied.flags.writeable
+
+
+@pytest.mark.parametrize("sides", [(0, 1), (1, 0), (-1, -1), (MAX_SIDE_PX + 1, 1), (1, 2**62)])
+def test_sides_that_no_image_has_are_refused_before_memory_is_reserved(shared, sides):
+    with pytest.raises(ValueError, match="pixels"):
+        shared.copy(*sides)
+
+
+def test_its_size_is_sealed(shared):
+    for size in (0, shared_pixels.MOST_BYTES * 2):
+        with pytest.raises(PermissionError):
+            os.ftruncate(shared.fileno(), size)
+
+
+def test_no_memory_to_map_is_told_as_that(shared, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", full)
+    with pytest.raises(MemoryError):
+        put(shared.fileno(), np.ones((4, 4), np.float32))
+
+
+def test_giving_it_back_leaves_no_descriptor():
+    before = len([*Path("/proc/self/fd").iterdir()])
+    SharedPixels().close()
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
