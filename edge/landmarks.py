@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from math import radians, sin
 from typing import Any, Literal
 
@@ -101,9 +102,10 @@ def ridge_points(heatmap: np.ndarray) -> np.ndarray:
 
 
 def _row_centre(row: np.ndarray, column: int) -> float:
-    sites = np.arange(max(0, column - LINE_REACH_SITES), min(len(row), column + LINE_REACH_SITES + 1))
-    weight = np.clip(row[sites] - LINE_FLOOR_SHARE * row[column], FLOOR, None) * _site_px_count(sites)
-    return float((weight * site_px(sites)).sum() / weight.sum())
+    sites = slice(max(0, column - LINE_REACH_SITES), column + LINE_REACH_SITES + 1)
+    at_px, px_count = _sites(len(row))
+    weight = np.maximum(row[sites] - LINE_FLOOR_SHARE * row[column], FLOOR) * px_count[sites]
+    return float((weight * at_px[sites]).sum() / weight.sum())
 
 
 def site_px(index: Any) -> Any:
@@ -112,8 +114,14 @@ def site_px(index: Any) -> Any:
     return block * PIXELS_PER_BLOCK + phase * 1.5
 
 
-def _site_px_count(index: np.ndarray) -> np.ndarray:
-    return np.where(index % SITES_PER_BLOCK == 1, 2.0, 1.0)
+@lru_cache
+def _sites(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where so many sample sites lie along an axis, network px, and for how many px each of them stands."""
+    index = np.arange(count)
+    at_px, px_count = site_px(index), np.where(index % SITES_PER_BLOCK == 1, 2.0, 1.0)
+    at_px.setflags(write=False)
+    px_count.setflags(write=False)
+    return at_px, px_count
 
 
 def peak_width(heatmap: np.ndarray, xy_net: np.ndarray, shape: Literal["point", "line"] = "point") -> float:
@@ -121,14 +129,14 @@ def peak_width(heatmap: np.ndarray, xy_net: np.ndarray, shape: Literal["point", 
 
     Of a line, the one across it: of the row alone.
     """
-    column, row = (int(np.abs(site_px(np.arange(len(heatmap))) - at).argmin()) for at in xy_net[:2])
-    columns = np.arange(max(0, column - WIDTH_REACH_SITES), min(len(heatmap), column + WIDTH_REACH_SITES + 1))
+    at_px, px_count = _sites(len(heatmap))
+    column, row = (int(np.abs(at_px - at).argmin()) for at in xy_net[:2])
+    columns = slice(max(0, column - WIDTH_REACH_SITES), column + WIDTH_REACH_SITES + 1)
     reach = WIDTH_REACH_SITES if shape == "point" else 0
-    rows = np.arange(max(0, row - reach), min(len(heatmap), row + reach + 1))
-    window = heatmap[np.ix_(rows, columns)]
-    mass = np.clip(window - FLOOR_SHARE * heatmap[row, column], 0, None)
-    mass = mass * _site_px_count(rows)[:, None] * _site_px_count(columns)
-    y, x = site_px(rows), site_px(columns)
+    rows = slice(max(0, row - reach), row + reach + 1)
+    mass = np.maximum(heatmap[rows, columns] - FLOOR_SHARE * heatmap[row, column], 0)
+    mass = mass * px_count[rows, None] * px_count[columns]
+    y, x = at_px[rows], at_px[columns]
     total = max(float(mass.sum()), FLOOR)
     along_x, along_y = mass.sum(axis=0) / total, mass.sum(axis=1) / total
     across = along_x @ (x - along_x @ x) ** 2
