@@ -99,13 +99,19 @@ def normalise(pixels: np.ndarray) -> np.ndarray:
     cannot take more than their share. Increasing in the input; unchanged by any positive gain and any offset. A
     constant image gives zeros.
     """
+    curve = equalising_curve(pixels)
+    return np.zeros_like(pixels, dtype=np.float32) if curve is None else np.interp(pixels, *curve).astype(np.float32)
+
+
+def equalising_curve(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the grey levels between which `normalise` is linear, and what it makes of them; None: a constant image."""
     low, high = np.percentile(pixels, WINDOW_PERCENTILES)
     if not high > low:
-        return np.zeros_like(pixels, dtype=np.float32)
+        return None
     counts, edges = np.histogram(np.clip(pixels, low, high), HISTOGRAM_BINS, (low, high))
     limited = np.minimum(counts, CONTRAST_LIMIT * pixels.size / HISTOGRAM_BINS)
     levels = np.concatenate(((0.0,), np.cumsum(limited)))
-    return (np.interp(pixels, edges, 2 * levels / levels[-1] - 1)).astype(np.float32)
+    return edges, 2 * levels / levels[-1] - 1
 
 
 def to_network_input(pixels: np.ndarray, size: int, ratio: float | None = None) -> tuple[np.ndarray, Placement]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from edge.contract import KindContract
-from edge.preprocess import Placement, normalise
+from edge.preprocess import Placement, equalising_curve
 from edge.records import Landmark, PortalImage
 from edge.results.overlay_alignment import (
     Font,
@@ -34,6 +34,8 @@ FOOTER = WARNING
 REFERENCE_LEGEND = "planned place, from the reference"
 UNCERTAINTY_LEGEND = "thin ring: holds the landmark with 95 %"
 SHADE = 0.55  # opacity of a heatmap at its full height
+CURVE_STEP = 3  # px of the picture between those that its grey curve is made of
+TABLE = 4096  # entries from the darkest to the brightest
 CLEAR = 4  # of 255: an opacity that nobody sees, and that covers most of a picture
 COLOURS = ((255, 96, 96), (64, 220, 255), (255, 214, 64), (160, 255, 120), (255, 140, 255))
 MARKS = ("circle", "cross", "diamond", "square", "circle")  # colour is never the only carrier
@@ -174,8 +176,18 @@ def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Equalise as for the network: a linear window gives nearly all greys to a collimator's shadow."""
     if max(pixels.shape) > LONG_SIDE:
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    grey = ((1 - normalise(pixels)) * 127.5).astype(np.uint8)
-    return Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+    return Image.fromarray(_greys(pixels)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+
+
+def _greys(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8, dark for more dose, by a table of a curve that every third row and column gives."""
+    curve = equalising_curve(pixels[::CURVE_STEP, ::CURVE_STEP])
+    if curve is None:
+        return np.full(pixels.shape, 127, np.uint8)
+    (low, high), entries = curve[0][[0, -1]], np.arange(TABLE)
+    table = ((1 - np.interp(low + entries * (high - low) / (TABLE - 1), *curve)) * 127.5).astype(np.uint8)
+    entry = (pixels - np.float32(low)) * np.float32((TABLE - 1) / (high - low))
+    return np.asarray(table[np.clip(entry, 0, TABLE - 1, out=entry).astype(np.uint16)])
 
 
 def over_image(heatmap: np.ndarray, placement: Placement, shape: tuple[int, int]) -> np.ndarray:
