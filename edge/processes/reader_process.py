@@ -28,6 +28,7 @@ from edge.records import ImageIdentity, PortalImage, Rescale
 
 START_S = 60.0
 MOST_IMAGES = 500  # by one process: whatever a decoder leaks or a file left behind goes with it
+KEPT_BYTES = 2**25  # of pixels; after a larger image the reader is replaced, which gives their memory back
 MESSAGE_MOST = 1000  # characters
 # what a file can be; a reader that was taken over must not be able to say anything that stops the daemon
 ANSWERS: Final[dict[str, type[EdgeError]]] = {
@@ -97,6 +98,7 @@ class ReaderProcess:
             arguments = [str(limits.memory_mb), str(limits.cpu_s), str(limits.file_bytes), str(pixels)]
             self._child = Child(self._command, arguments, quiet=True, one_thread=True, inherits=[pixels])
         except OSError as exc:
+            self.close()
             raise ImageUnreadable(f"the reader cannot be started ({exc.strerror}); it is tried again") from exc
         except ChildDied as exc:
             self.close()
@@ -136,16 +138,22 @@ class ReaderProcess:
         try:
             request = Message({"path": str(path), "name": name})
             answer = self._child.ask(request, within_s=self._limits.wall_s, most_bytes=0)
-            return _portal_image(answer, name, self._pixels)
+            image = _portal_image(answer, name, self._pixels)
         except ChildDied as exc:
             self.close()
             raise ReaderDied(f"{name}: the process that read it {exc}; check what was exported") from exc
+        except (MemoryError, OSError) as exc:
+            self.close()
+            raise ImageUnreadable(f"{name}: no memory for its pixels just now; it is tried again") from exc
         except (ValidationError, ValueError, LookupError) as exc:
             self.close()
             raise ReaderDied(f"{name}: the process that read it gave an answer that makes no sense") from exc
         except ReaderDied:  # it ran out of memory, and what that left behind is nobody's to know
             self.close()
             raise
+        if image.pixels.nbytes > KEPT_BYTES:
+            self._images = self._most_images
+        return image
 
     def close(self) -> None:
         """End the child. Closing twice is once."""

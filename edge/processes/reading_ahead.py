@@ -24,7 +24,8 @@ class ReadingAhead:
 
     def begin(self, path: Path, name: str) -> None:
         """Begin to read what is going to be asked for; its error is raised then."""
-        self._begun[path] = self._thread.submit(self._read, path, name)
+        if path not in self._begun:
+            self._begun[path] = self._thread.submit(self._read, path, name)
 
     def __call__(self, path: Path, name: str) -> PortalImage:
         """Return an image; raises what reading it raised."""
@@ -33,7 +34,7 @@ class ReadingAhead:
 
     def requests(self, requests: Iterable[Message]) -> Iterator[Message]:
         """Yield requests; the image of one is begun as soon as it is heard of, whatever keeps us meanwhile."""
-        heard: SimpleQueue[Message | None] = SimpleQueue()
+        heard: SimpleQueue[Message | BaseException | None] = SimpleQueue()
 
         def hear() -> None:
             try:
@@ -41,18 +42,23 @@ class ReadingAhead:
                     if "copy" in request.header:
                         self.begin(Path(request.header["copy"]), request.header["name"])
                     heard.put(request)
-            finally:
+            except BaseException as exc:  # noqa: BLE001 - raised again where the requests are dealt with
+                heard.put(exc)
+            else:
                 heard.put(None)
 
         Thread(target=hear, name="requests", daemon=True).start()
-        while (request := heard.get()) is not None:
+        while not isinstance(request := heard.get(), BaseException | None):
             yield request
+        if request is not None:
+            raise request
 
 
 @contextmanager
 def reading_ahead(read: Read) -> Iterator[ReadingAhead]:
-    """Give what reads ahead; at the end the image in hand is waited for, no other one is begun."""
+    """Give what reads ahead; at the end the image that is being read is waited for."""
     thread = ThreadPoolExecutor(1, "reading")
+    thread.submit(int).result()  # now, when it is no file's fault where no thread can be had
     try:
         yield ReadingAhead(read, thread)
     finally:

@@ -53,15 +53,16 @@ class SharedPixels:
 
 
 def put(file: int, pixels: np.ndarray) -> None:
-    """Write (H, W) float32 from the start of what the parent shares; raise MemoryError where it cannot be mapped.
+    """Write (H, W) float32 from the start of what the parent shares; raise MemoryError where there is none.
 
     Mapped, not written: a reader may write no file at all.
     """
-    data = pixels.data.cast("B")
-    for start in range(0, len(data), WINDOW_BYTES):
-        piece = data[start : start + WINDOW_BYTES]
-        try:
+    data = np.ascontiguousarray(pixels).data.cast("B")
+    try:
+        os.posix_fallocate(file, 0, len(data))  # or what is not there is told by SIGBUS
+        for start in range(0, len(data), WINDOW_BYTES):
+            piece = data[start : start + WINDOW_BYTES]
             with mmap.mmap(file, len(piece), offset=start) as window:
                 window.write(piece)
-        except OSError as exc:
-            raise MemoryError from exc
+    except OSError as exc:
+        raise MemoryError from exc

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from edge.contract import KindContract
-from edge.preprocess import Placement, equalising_curve
+from edge.preprocess import Placement, equalising_curve, normalise
 from edge.records import Landmark, PortalImage
 from edge.results.overlay_alignment import (
     Font,
@@ -36,6 +36,8 @@ UNCERTAINTY_LEGEND = "thin ring: holds the landmark with 95 %"
 SHADE = 0.55  # opacity of a heatmap at its full height
 CURVE_STEP = 3  # px of the picture between those that its grey curve is made of
 TABLE = 4096  # entries from the darkest to the brightest
+TABLE_FROM_PX = 256  # of the shorter side; of fewer, a ninth is no fair sample
+SMALLEST, LARGEST = 1e-30, 1e30  # ranges of grey for which single precision does
 CLEAR = 4  # of 255: an opacity that nobody sees, and that covers most of a picture
 COLOURS = ((255, 96, 96), (64, 220, 255), (255, 214, 64), (160, 255, 120), (255, 140, 255))
 MARKS = ("circle", "cross", "diamond", "square", "circle")  # colour is never the only carrier
@@ -149,7 +151,7 @@ def _shaded(image: PortalImage, heatmaps: np.ndarray, placement: Placement) -> I
     height, width = image.pixels.shape
     zoom = LONG_SIDE / max(height, width)
     size = max(1, round(width * zoom)), max(1, round(height * zoom))
-    canvas = _film(image.pixels, size)
+    canvas = film(image.pixels, size)
     for colour, heatmap in zip(cycle(COLOURS), heatmaps, strict=False):
         _tint(canvas, colour, Image.fromarray(over_image(heatmap, placement, (height, width))))
     return canvas
@@ -172,7 +174,7 @@ def _tint(canvas: Image.Image, colour: tuple[int, int, int], shade: Image.Image)
     canvas.paste(colour, (left, top, right, bottom), mask)
 
 
-def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Equalise as for the network: a linear window gives nearly all greys to a collimator's shadow."""
     if max(pixels.shape) > LONG_SIDE:
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
@@ -180,12 +182,12 @@ def _film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _greys(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8, dark for more dose, by a table of a curve that every third row and column gives."""
+    """Return uint8, dark for more dose: by a table of a curve that some rows and columns give, where that does."""
     curve = equalising_curve(pixels[::CURVE_STEP, ::CURVE_STEP])
-    if curve is None:
-        return np.full(pixels.shape, 127, np.uint8)
-    (low, high), entries = curve[0][[0, -1]], np.arange(TABLE)
-    table = ((1 - np.interp(low + entries * (high - low) / (TABLE - 1), *curve)) * 127.5).astype(np.uint8)
+    if curve is None or min(pixels.shape) < TABLE_FROM_PX or not SMALLEST < np.ptp(curve[0]) < LARGEST:
+        return ((1 - normalise(pixels)) * 127.5).astype(np.uint8)
+    low, high = curve[0][[0, -1]]
+    table = ((1 - np.interp(np.linspace(low, high, TABLE), *curve)) * 127.5).astype(np.uint8)
     entry = (pixels - np.float32(low)) * np.float32((TABLE - 1) / (high - low))
     return np.asarray(table[np.clip(entry, 0, TABLE - 1, out=entry).astype(np.uint16)])
 

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image, ImageFont
 
 from edge.contract import KindContract
-from edge.preprocess import fit_into_square
+from edge.preprocess import fit_into_square, normalise
 from edge.records import ImageIdentity, Landmark, PortalImage
-from edge.results.overlay import COLOURS, FOOTER, LONG_SIDE, draw_overlay
+from edge.results.overlay import COLOURS, FOOTER, LONG_SIDE, draw_overlay, film
 
 KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle")
 RED, CYAN, YELLOW = COLOURS[:3]
@@ -131,6 +131,23 @@ def test_anatomy_is_seen_beside_the_shadow_of_a_collimator():
     picture = drawn(dose)
     left, right = picture[400, 400, 0], picture[400, 700, 0]
     assert left - right > 60
+
+
+# in words: a body of smooth greys with noise, at any scale and offset; a strip; rows that every third row does not show
+BODY = 500 + 300 * np.sin(np.mgrid[:300, :400][0] / 40) + np.random.default_rng(0).normal(0, 20, (300, 400))
+ROWS = np.tile((np.arange(300) % 3 == 1)[:, None], (1, 400))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [BODY, BODY * 1e-40, BODY * 3e35, BODY + 1e6, BODY[:1], BODY[:, :1], ROWS],
+    ids=["body", "smallest", "largest", "offset", "row", "column", "every third row"],
+)
+def test_the_film_shows_the_greys_that_the_network_sees(pixels):
+    pixels = pixels.astype(np.float32)
+    expected = ((1 - normalise(pixels)) * 127.5).astype(int)
+    drawn = film(pixels, (pixels.shape[1], pixels.shape[0]))
+    assert np.abs(np.asarray(drawn, int) - expected[..., None]).max() <= 2  # of 255
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((20, 30)), np.full((1, 1), 7.0)], ids=["zeros", "one pixel"])

@@ -126,6 +126,38 @@ def test_a_process_that_has_read_its_share_is_replaced(started, write, dicom, co
     assert pids[0] == pids[1] != pids[2] == pids[3]
 
 
+def test_a_large_image_s_memory_is_given_back_with_the_process(started, write, dicom, collimated):
+    reader, pids = started(), []
+    for pixels in (np.arange(2**24, dtype="<u4").reshape(4096, 4096), collimated(), collimated()):
+        reader.read(write(dicom(pixels)), "X.dcm")
+        pids.append(pid(reader))
+    assert pids[0] != pids[1] == pids[2]
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), OSError(12, "Cannot allocate memory")])
+def test_no_memory_for_the_pixels_is_no_fault_of_the_file(started, write, dicom, collimated, monkeypatch, failure):
+    def none(*_sides):
+        raise failure
+
+    path, reader = write(dicom(collimated())), started()
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.processes.shared_pixels.SharedPixels.copy", none)
+        assert "no memory for its pixels just now" in fails(reader, path, ImageUnreadable)
+    assert reader.read(path, "X.dcm").identity.name == "X.dcm"
+
+
+def test_no_memory_to_share_is_no_fault_of_the_file(started, write, dicom, collimated, monkeypatch):
+    def none(*_args):
+        raise OSError(12, "Cannot allocate memory")
+
+    path, reader = write(dicom(collimated())), started()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.memfd_create", none)
+        with pytest.raises(ImageUnreadable, match="the reader cannot be started"):
+            reader.read(path, "X.dcm")
+    assert reader.read(path, "X.dcm").identity.name == "X.dcm"
+
+
 def test_a_process_that_died_between_two_images_is_replaced_and_no_image_blamed(started, write, dicom, collimated):
     reader, path = started(), write(dicom(collimated()))
     reader.read(path, "X.dcm")

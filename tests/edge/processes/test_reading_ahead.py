@@ -69,12 +69,27 @@ def test_requests_without_an_image_pass_in_their_turn():
     assert does == ["make", "golden", "make"]
 
 
-def test_a_parent_that_is_gone_ends_the_requests_not_the_waiting():
+def test_what_breaks_the_hearing_of_requests_is_raised_where_they_are_dealt_with():
+    """Or the worker would end as if its work were done, and the file in its hand would be blamed."""
+
     def broken():
         yield asked("a")
-        raise ConnectionResetError
+        raise ValueError("a header of 99 bytes")
 
-    seen = []
-    with pytest.MonkeyPatch.context() as patch, reading_ahead(lambda _path, name: name) as reading:
-        patch.setattr(threading, "excepthook", seen.append)  # it is told of, on standard error
-        assert len([*reading.requests(broken())]) == 1
+    with reading_ahead(lambda _path, name: name) as reading:
+        requests = reading.requests(broken())
+        assert next(requests).header["name"] == "a"
+        with pytest.raises(ValueError, match="a header of 99 bytes"):
+            next(requests)
+    with reading_ahead(lambda _path, name: name) as reading, pytest.raises(KeyError):
+        for _ in reading.requests([Message({"do": "make", "copy": "/spool/no name"})]):
+            pass
+
+
+def test_no_thread_to_read_on_is_told_when_the_worker_opens(monkeypatch):
+    def none(_self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with pytest.raises(RuntimeError, match="start new thread"), reading_ahead(lambda _path, name: name):
+        pass

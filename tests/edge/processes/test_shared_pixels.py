@@ -47,13 +47,20 @@ def test_its_size_is_sealed(shared):
             os.ftruncate(shared.fileno(), size)
 
 
-def test_no_memory_to_map_is_told_as_that(shared, monkeypatch):
+@pytest.mark.parametrize(("module", "call"), [(mmap, "mmap"), (os, "posix_fallocate")])
+def test_no_memory_is_told_as_that(shared, monkeypatch, module, call):
     def full(*_args, **_options):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(mmap, "mmap", full)
+    monkeypatch.setattr(module, call, full)
     with pytest.raises(MemoryError):
         put(shared.fileno(), np.ones((4, 4), np.float32))
+
+
+def test_pixels_in_another_order_of_memory_come_over_in_theirs(shared):
+    pixels = np.asfortranarray(np.random.default_rng(0).random((5, 7), np.float32))
+    put(shared.fileno(), pixels)
+    assert np.array_equal(shared.copy(5, 7), pixels)
 
 
 def test_giving_it_back_leaves_no_descriptor():
