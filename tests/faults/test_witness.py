@@ -73,6 +73,27 @@ def test_a_result_whose_output_is_not_whole_is_torn(room):
     assert looked(room).torn == ["X.landmarks.json: X.landmarks.png is not there, or not whole"]
 
 
+def test_a_share_that_goes_while_its_result_is_looked_at_is_looked_at_again(room, monkeypatch, tmp_path):
+    """Its JSON was read, then the share was unmounted, then the image is not there: nothing is torn."""
+    mounts, image = tmp_path / "mounts", room.drop / "X.dcm"
+    mounts.write_text("share")
+    monkeypatch.setattr("tests.faults.witness.MOUNTS", mounts)
+    witness = Witness(room.drop, room.drop)
+    judged = witness._fault
+
+    def unmounted(path, data):
+        image.unlink()
+        mounts.write_text("")
+        return judged(path, data)
+
+    monkeypatch.setattr(witness, "_fault", unmounted)
+    witness.look()
+    assert witness.seen.torn == []
+    monkeypatch.undo()
+    witness.look()
+    assert len(witness.seen.torn) == 1  # the share is still away, and this time nothing else explains it
+
+
 def settled(room):
     account = Account(room)
     account.settle({"torn": [], "changed": [], "looks": 1})

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 PAUSE_S = 0.02
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 @dataclass
@@ -47,9 +48,12 @@ class Witness:
                 continue
 
     def _read(self, path: Path) -> None:
+        mounts = MOUNTS.read_text()
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         if fault := self._fault(path, data):
+            if MOUNTS.read_text() != mounts:
+                raise OSError("its share went or came while it was looked at; it is looked at again")
             self.seen.torn.append(f"{path.name}: {fault}")
         if self.seen.first.setdefault(str(path), digest) != digest:
             self.seen.changed.append(path.name)
