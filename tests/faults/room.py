@@ -88,9 +88,17 @@ def wait_until(condition: Callable[[], object], within_s: float = PATIENCE_S, wh
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started."""
+    """Return the processes that any thread of a process started."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        threads = [*Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [child for thread in threads for child in _children_of_thread(thread)]
+
+
+def _children_of_thread(thread: Path) -> list[int]:
+    try:
+        return [int(child) for child in (thread / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
 

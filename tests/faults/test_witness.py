@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 
 from tests.faults.accounts import Account, witnessed
 from tests.faults.mounts import users_of
-from tests.faults.room import Room, of_session
+from tests.faults.room import Room, children, of_session
 from tests.faults.witness import Witness
 
 IMAGE, DRAWING = b"an image", b"a drawing"
@@ -136,6 +138,27 @@ def test_a_witness_of_its_own_process_tells_what_it_saw(room):
         (room.drop / "X.landmarks.json").write_text(result())
     assert account.looks > 0
     assert account.torn == ["X.landmarks.json: X.landmarks.png is not there, or not whole"]
+
+
+def test_children_are_those_of_all_threads():
+    """A worker's reader is started by the thread that reads."""
+    started, over = [], threading.Event()
+
+    def start():
+        started.append(subprocess.Popen(["sleep", "60"]))
+        over.wait()
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        while not started:
+            time.sleep(0.01)
+        assert started[0].pid in children(os.getpid())
+    finally:
+        over.set()
+        thread.join()
+        started[0].kill()
+        started[0].wait()
 
 
 def test_a_child_that_outlives_the_killed_one_is_still_known():
