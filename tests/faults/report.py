@@ -18,9 +18,9 @@ or whose image or outputs were not there. Doubled: a result that was there and w
 twice. Empty: the test looks at something else, which its note says. Recovery: the longest time until work went on, in
 seconds on that machine, which is a busy one where its load says so.
 
-In full it takes two cores about five hours, two parts at a time (2026-11-23): fuzzed files 2 h, power losses 77 minutes,
-kills of supervisor, worker and reader 39, 26 and 11, bursts and old files 40, system calls 19, folders 11, clock, reloads
-and journal 11, shares 4.
+In full it takes two cores about five hours, two parts at a time (2026-11-23): fuzzed files 2 h, power losses 77 min,
+kills of supervisor, worker and reader 39, 26 and 11, bursts and old files 40, system calls 19, folders 11, clock,
+reloads and journal 11, shares 4.
 
 """
 
