@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edge.config import Config
-from edge.processes.child import Child, ChildDied, Message
+from edge.processes.child import ONE_THREAD, Child, ChildDied, Message
 
 COMMAND = ("-m", "edge.page.pixels_child")
 REST_S = 60.0
@@ -134,7 +134,7 @@ class Pixels:
         if self._child is not None and not self._child.lives():
             self._end()
         if self._child is None:
-            self._child = Child(self._command, one_thread=True)
+            self._child = Child(self._command, environment=ONE_THREAD)
             configuration = Message({"config": self._config.model_dump(mode="json")})
             self._child.ask(configuration, within_s=self._answer_s)
         return self._child

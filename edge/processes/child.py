@@ -15,9 +15,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 Blob = bytes | bytearray | memoryview
@@ -27,6 +28,7 @@ CLOSING_S = 10.0  # a child that was told to end gets so long to give its device
 SLICES = 16  # see `Deadline`
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # docs/adr/0003
+NOTHING_ELSE: Mapping[str, str] = MappingProxyType({})
 _LENGTH = struct.Struct(">Q")
 
 
@@ -50,9 +52,8 @@ class Child:
     """The parent's side: a process of this Python that runs ``command``, such as ("-m", "edge.processes.worker_child").
 
     Start it from a thread that lives as long as it shall: Linux ends a child with the thread that started it. With
-    ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient. With
-    ``one_thread`` no environment gives its libraries more: Landlock confines only the thread that asks for it.
-    ``inherits`` are descriptors that it has under the same numbers.
+    ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient.
+    ``environment`` is added to ours, and counts for more. ``inherits`` are descriptors that it has under the same numbers.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Child:
         arguments: Sequence[str] = (),
         *,
         quiet: bool = False,
-        one_thread: bool = False,
+        environment: Mapping[str, str] = NOTHING_ELSE,
         inherits: Sequence[int] = (),
         closing_s: float = CLOSING_S,
     ) -> None:
@@ -69,7 +70,6 @@ class Child:
         ours, theirs = socket.socketpair()
         out = subprocess.DEVNULL if quiet else 2
         line = [sys.executable, "-P", *command, str(theirs.fileno()), str(os.getpid()), *arguments]
-        environment = ONE_THREAD | os.environ | (ONE_THREAD if one_thread else {})
         with theirs:
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -78,7 +78,7 @@ class Child:
                     stdout=out,
                     stderr=out,
                     pass_fds=[theirs.fileno(), *inherits],
-                    env=environment,
+                    env={**ONE_THREAD, **os.environ, **environment},
                 )
             except OSError as exc:
                 ours.close()
