@@ -52,8 +52,8 @@ class Child:
     """The parent's side: a process of this Python that runs ``command``, such as ("-m", "edge.processes.worker_child").
 
     Start it from a thread that lives as long as it shall: Linux ends a child with the thread that started it. With
-    ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient.
-    ``environment`` is added to ours, and counts for more. ``inherits`` are descriptors that it has under the same numbers.
+    ``quiet`` it has no standard error: what a decoder prints of a hostile file may be of a patient. ``environment`` is
+    added to ours, and counts for more. ``inherits`` are descriptors that it has under the same numbers.
     """
 
     def __init__(
