@@ -1,4 +1,4 @@
-"""Memory of the service over thousands of images: an hour."""
+"""Memory of the service over thousands of images: ten minutes."""
 
 from __future__ import annotations
 
