@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
+
+from PIL.Image import Image as Picture
 
 from edge import __version__
 from edge.config import Config
@@ -31,7 +33,7 @@ from edge.results.dicom_common import Making
 from edge.results.dicom_outputs import Findings, dicom_outputs
 from edge.results.dicom_outputs import Output as DicomOutput
 from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
-from edge.results.overlay import draw_overlay
+from edge.results.overlay import draw_overlay, film_of
 from edge.results.publish import OVERLAY_SUFFIX, claim_name, image_name, output_stem, publish, result_path, result_stem
 from edge.results.registration_entry import registration_entry
 from edge.results.shown import planned_of, remarks, shown_alignment
@@ -40,6 +42,7 @@ from edge.source_file import demand_not_too_large, demand_unchanged, hash_file, 
 
 LATEST_MTIME_S = 4e9  # in 2096: a share may give any date, and not each is one of DICOM's
 NO_TIMES: Mapping[str, float] = MappingProxyType({})
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class _Seen:
     image: PortalImage
     found: Detection
     aligned: Aligned | None
+    film: Callable[[], Picture] | None  # what an overlay is drawn on, where one is wanted
 
 
 Read = Callable[[Path, str], PortalImage]  # path, name
@@ -76,6 +80,17 @@ Read = Callable[[Path, str], PortalImage]  # path, name
 def read_here(path: Path, name: str) -> PortalImage:
     """Read an image in this process."""
     return read_portal_image(path, name=name)
+
+
+class Aside(Protocol):
+    """Begins what the network need not wait for; what it returns waits for that, and gives it."""
+
+    def __call__(self, make: Callable[[], T], /) -> Callable[[], T]: ...
+
+
+def when_wanted(make: Callable[[], T], /) -> Callable[[], T]:
+    """Begin nothing before it is waited for."""
+    return make
 
 
 def tell_nobody(happening: Happening, **facts: str) -> None:
@@ -94,9 +109,10 @@ class Pipeline:
     largest_file_bytes: int = MAX_FILE_BYTES
     references: References | None = None
     dicom: frozenset[DicomOutput] = frozenset()
+    aside: Aside = when_wanted
 
     @classmethod
-    def of(cls, config: Config, engine: Engine, read: Read = read_here) -> Pipeline:
+    def of(cls, config: Config, engine: Engine, read: Read = read_here, aside: Aside = when_wanted) -> Pipeline:
         """Return the pipeline that a configuration describes, with an engine that is open."""
         kept = None
         if config.references is not None:
@@ -108,7 +124,7 @@ class Pipeline:
         }
         dicom: frozenset[Any] = frozenset(name for name, is_wanted in wanted.items() if is_wanted)
         most_bytes = config.largest_file_mb * 2**20
-        return cls(engine, config.sha256(), config.overlay, time.perf_counter, read, most_bytes, kept, dicom)
+        return cls(engine, config.sha256(), config.overlay, time.perf_counter, read, most_bytes, kept, dicom, aside)
 
     def __call__(
         self, image: Path, results_dir: Path | None, *, final: bool = True, tell: Tell = tell_nobody
@@ -197,12 +213,13 @@ class Pipeline:
         _demand_claimed(source, image)
         reference = self.references.of(image) if self.references else None
         image = with_plan(image, reference)
+        film = self.aside(partial(film_of, image.pixels)) if self.overlay else None
         found = detect(image, self.engine.backend, contract, watch.stage)
         aligned = None
         if reference is not None:
             with watch.stage("registration"):
                 aligned = align(image, found.landmarks, contract.kinds, reference, contract.release, self._rules())
-        return _Seen(image, found, aligned)
+        return _Seen(image, found, aligned, film)
 
     def _made(self, source: Source, seen: _Seen, watch: Stopwatch) -> Made:
         outputs, notes = self._outputs(source, seen, watch)
@@ -215,10 +232,10 @@ class Pipeline:
         image, found, aligned = seen.image, seen.found, seen.aligned
         stem, kinds, shown = result_stem(source.name), self.engine.contract.kinds, shown_alignment(aligned)
         outputs = []
-        if self.overlay:
+        if seen.film:
             with watch.stage("overlay"):
                 heatmaps, placement = found.inference.heatmaps, found.placement
-                picture = draw_overlay(image, found.landmarks, heatmaps, placement, kinds, shown)
+                picture = draw_overlay(image, found.landmarks, heatmaps, placement, kinds, shown, seen.film())
             outputs.append((stem + OVERLAY_SUFFIX, picture))
         if not self.dicom:
             return outputs, ()

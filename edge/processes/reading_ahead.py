@@ -54,11 +54,17 @@ class ReadingAhead:
             raise request
 
 
+def one_thread(name: str) -> ThreadPoolExecutor:
+    """Return a thread for things to do in order. It runs already: where none can be had, that is no file's fault."""
+    thread = ThreadPoolExecutor(1, name)
+    thread.submit(int).result()
+    return thread
+
+
 @contextmanager
 def reading_ahead(read: Read) -> Iterator[ReadingAhead]:
     """Give what reads ahead; at the end the image that is being read is waited for."""
-    thread = ThreadPoolExecutor(1, "reading")
-    thread.submit(int).result()  # now, when it is no file's fault where no thread can be had
+    thread = one_thread("reading")
     try:
         yield ReadingAhead(read, thread)
     finally:

@@ -62,7 +62,7 @@ def put(file: int, pixels: np.ndarray) -> None:
         os.posix_fallocate(file, 0, len(data))  # or what is not there is told by SIGBUS
         for start in range(0, len(data), WINDOW_BYTES):
             piece = data[start : start + WINDOW_BYTES]
-            with mmap.mmap(file, len(piece), offset=start) as window:
+            with mmap.mmap(file, len(piece), mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=start) as window:
                 window.write(piece)
     except OSError as exc:
         raise MemoryError from exc

@@ -1,7 +1,7 @@
 """The process that finds landmarks: opens the engine, has images read by a process of its own, and publishes nothing.
 
 `edge.processes.worker` starts it. Whatever touches a device runs on the main thread, to which its context belongs.
-Others have the next image read meanwhile, and draw, word and send each answer, in the order of the requests.
+Others have the next image read meanwhile, draw its film, and draw, word and send each answer, in the requests' order.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from edge.errors import DeviceLost, EdgeError, InferenceFailed
 from edge.pipeline import Made, Pipeline, Source
 from edge.processes.child import Blob, Parent
 from edge.processes.reader_process import ReaderLimits, ReaderProcess
-from edge.processes.reading_ahead import ReadingAhead, reading_ahead
+from edge.processes.reading_ahead import ReadingAhead, one_thread, reading_ahead
 
 Answer = tuple[dict[str, Any], Sequence[Blob]]
 
@@ -39,34 +39,26 @@ def main(parent: Parent) -> None:
     config = Config.model_validate(next(requests).header["config"])
     with ExitStack() as held:
         try:
-            pipeline, reading = _opened(config, held)
+            pipeline, reading, drawing = _opened(config, held)
         except EdgeError as exc:
             parent.answer(said(exc))
             return
         parent.answer(opened(pipeline))
-        with _answering(parent) as answer_with:
-            for request in reading.requests(requests):
-                answer_with(named(request.header, begin(request.header, pipeline)))
+        for request in reading.requests(requests):
+            drawing.submit(_send, parent, named(request.header, begin(request.header, pipeline)))
 
 
-@contextmanager
-def _answering(parent: Parent) -> Iterator[Callable[[Callable[[], Answer]], object]]:
-    """Give a function that has an answer made and sent, one after the other, on a thread of their own."""
-
-    def send(make: Callable[[], Answer]) -> None:
-        try:
-            parent.answer(*make())
-        except ConnectionError:  # the parent is gone, or wants no more answers
-            return
-        except BaseException:  # noqa: BLE001 - nobody waits for this thread, and whoever waits for its answer must not
-            traceback.print_exc()
-            os._exit(1)
-
-    with ThreadPoolExecutor(1, "answers") as thread:
-        yield lambda make: thread.submit(send, make)
+def _send(parent: Parent, make: Callable[[], Answer]) -> None:
+    try:
+        parent.answer(*make())
+    except ConnectionError:  # the parent is gone, or wants no more answers
+        return
+    except BaseException:  # noqa: BLE001 - nobody waits for this thread, and whoever waits for its answer must not
+        traceback.print_exc()
+        os._exit(1)
 
 
-def _opened(config: Config, held: ExitStack) -> tuple[Pipeline, ReadingAhead]:
+def _opened(config: Config, held: ExitStack) -> tuple[Pipeline, ReadingAhead, ThreadPoolExecutor]:
     reader = ReaderProcess(ReaderLimits.of(config))
     held.callback(reader.close)
     reader.start()  # it starts while the engine is opened
@@ -74,7 +66,8 @@ def _opened(config: Config, held: ExitStack) -> tuple[Pipeline, ReadingAhead]:
     held.callback(close_backend, engine.backend)
     reader.await_ready()
     reading = held.enter_context(reading_ahead(reader.read))
-    return Pipeline.of(config, engine, reading), reading
+    drawing = held.enter_context(one_thread("drawing"))
+    return Pipeline.of(config, engine, reading, lambda make: drawing.submit(make).result), reading, drawing
 
 
 def opened(pipeline: Pipeline) -> dict[str, Any]:

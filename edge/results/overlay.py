@@ -70,14 +70,15 @@ def draw_overlay(
     placement: Placement,
     kinds: Sequence[KindContract],
     alignment: Alignment | None = None,
+    film: Image.Image | None = None,
 ) -> bytes:
     """Return a PNG. Less dose is drawn brighter, as on film: bone is white. Grey levels are the network's.
 
     ``heatmaps`` is (n, S, S) on sample sites, ``kinds`` names its rows. A line is drawn through its points, and a
     point of known uncertainty has the ellipse that holds it with 95 %. An ``alignment`` adds the planned places, the
-    shift, and their lines in the legend.
+    shift, and their lines in the legend. A ``film`` is the image's `film_of`, where it was made before; it is drawn on.
     """
-    canvas = _shaded(image, heatmaps, placement)
+    canvas = _shaded(film or film_of(image.pixels), heatmaps, placement, image.pixels.shape)
     font = ImageFont.load_default(18)
     page_width = max(canvas.width, ceil(font.getlength(FOOTER)) + 16)
     told = [] if alignment is None else [REFERENCE_LEGEND, *figures(alignment, font, page_width - 16)]
@@ -146,14 +147,10 @@ def _xy(landmark: Landmark) -> np.ndarray:
     return np.array(landmark.xy_px)
 
 
-def _shaded(image: PortalImage, heatmaps: np.ndarray, placement: Placement) -> Image.Image:
-    """Return the picture without its marks, its longer side of full length."""
-    height, width = image.pixels.shape
-    zoom = LONG_SIDE / max(height, width)
-    size = max(1, round(width * zoom)), max(1, round(height * zoom))
-    canvas = film(image.pixels, size)
+def _shaded(canvas: Image.Image, heatmaps: np.ndarray, placement: Placement, shape: tuple[int, int]) -> Image.Image:
+    """Lay the heatmaps over the film, and return it."""
     for colour, heatmap in zip(cycle(COLOURS), heatmaps, strict=False):
-        _tint(canvas, colour, Image.fromarray(over_image(heatmap, placement, (height, width))))
+        _tint(canvas, colour, Image.fromarray(over_image(heatmap, placement, shape)))
     return canvas
 
 
@@ -174,11 +171,16 @@ def _tint(canvas: Image.Image, colour: tuple[int, int, int], shade: Image.Image)
     canvas.paste(colour, (left, top, right, bottom), mask)
 
 
-def film(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Equalise as for the network: a linear window gives nearly all greys to a collimator's shadow."""
-    if max(pixels.shape) > LONG_SIDE:
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    return Image.fromarray(_greys(pixels)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+def film_of(pixels: np.ndarray, long_side: int = LONG_SIDE) -> Image.Image:
+    """Return the picture without its marks; ``long_side`` is its longer one.
+
+    Equalised as for the network: a linear window gives nearly all greys to a collimator's shadow.
+    """
+    zoom = long_side / max(pixels.shape)
+    height, width = (max(1, round(side * zoom)) for side in pixels.shape)
+    if zoom < 1:
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    return Image.fromarray(_greys(pixels)).resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
 
 
 def _greys(pixels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from PIL import Image, ImageFont
 from edge.contract import KindContract
 from edge.preprocess import fit_into_square, normalise
 from edge.records import ImageIdentity, Landmark, PortalImage
-from edge.results.overlay import COLOURS, FOOTER, LONG_SIDE, draw_overlay, film
+from edge.results.overlay import COLOURS, FOOTER, LONG_SIDE, draw_overlay, film_of
 
 KINDS = ("spinous_process", "tracheal_bifurcation", "louis_angle")
 RED, CYAN, YELLOW = COLOURS[:3]
@@ -146,7 +146,7 @@ ROWS = np.tile((np.arange(300) % 3 == 1)[:, None], (1, 400))
 def test_the_film_shows_the_greys_that_the_network_sees(pixels):
     pixels = pixels.astype(np.float32)
     expected = ((1 - normalise(pixels)) * 127.5).astype(int)
-    drawn = film(pixels, (pixels.shape[1], pixels.shape[0]))
+    drawn = film_of(pixels, max(pixels.shape))
     assert np.abs(np.asarray(drawn, int) - expected[..., None]).max() <= 2  # of 255
 
 

@@ -172,6 +172,24 @@ def test_an_image_can_be_read_by_somebody_else(engine, image):
     assert made.result.reason == "Y.dcm: X.dcm for the test"
 
 
+def test_the_overlay_s_film_is_begun_before_the_network_runs(contract, rows, image):
+    order = []
+
+    def infer(batch):
+        order.append("infer")
+        return rows(SPINOUS, CARINA)
+
+    def aside(make):
+        order.append("film")
+        film = make()
+        return lambda: film
+
+    engine = Engine(FunctionBackend(infer, 36), contract(), "c" * 64)
+    made = Pipeline(engine, CONFIG, aside=aside).make(Source(image, "X.dcm"))
+    assert order == ["film", "infer"]
+    assert made.outputs == Pipeline(engine, CONFIG).make(Source(image, "X.dcm")).outputs
+
+
 def test_the_pipeline_tells_that_it_has_published(pipeline, image):
     told = []
     pipeline(image, None, tell=lambda happening, **facts: told.append((happening, facts)))
