@@ -19,7 +19,7 @@ from edge.errors import DamagedImage, EdgeError
 from edge.portal_image import read_portal_image
 from edge.processes import landlock
 from edge.processes.child import Message, Parent
-from edge.processes.shared_pixels import put
+from edge.processes.shared_pixels import PixelWriter
 from edge.records import PortalImage
 
 OPEN_FILES = 32  # the socket, the image, and what a decoder opens when it is first imported
@@ -51,9 +51,10 @@ def main(
     landlock.forbid_new_privileges()
     landlock.confine(landlock_abi)
     parent.answer({"ready": True, "address_space_bytes": own_bytes})
+    writer = PixelWriter(pixels)
     for request in parent.requests():
         grant_cpu(cpu_s)
-        parent.answer(_answered(request, memory_mb, file_bytes, pixels))
+        parent.answer(_answered(request, memory_mb, file_bytes, writer))
 
 
 def take_limits(address_space: int) -> None:
@@ -116,11 +117,11 @@ def address_space_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _answered(request: Message, memory_mb: int, file_bytes: int, pixels: int) -> dict[str, Any]:
+def _answered(request: Message, memory_mb: int, file_bytes: int, writer: PixelWriter) -> dict[str, Any]:
     name = request.header["name"]
     try:
         image = _read(Path(request.header["path"]), name, file_bytes)
-        put(pixels, image.pixels)
+        writer.put(image.pixels)
     except (EdgeError, MemoryError) as exc:
         return _said(exc, name, memory_mb)
     return described(image)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from edge.pixel_checks import MAX_SIDE_PX
 
 MOST_BYTES = 4 * MAX_SIDE_PX**2
 WINDOW_BYTES = 2**22  # so much is mapped at a time: mapped memory counts towards the reader's limit
+KEPT_BYTES = 2**24  # of windows that stay mapped; most images have fewer
 
 
 class SharedPixels:
@@ -52,17 +54,28 @@ class SharedPixels:
         os.close(self._file)
 
 
-def put(file: int, pixels: np.ndarray) -> None:
-    """Write (H, W) float32 from the start of what the parent shares; raise MemoryError where there is none.
+class PixelWriter:
+    """The child's side. Mapped, not written: a reader may write no file at all. Closed with the process."""
 
-    Mapped, not written: a reader may write no file at all.
-    """
-    data = np.ascontiguousarray(pixels).data.cast("B")
-    try:
-        os.posix_fallocate(file, 0, len(data))  # or what is not there is told by SIGBUS
-        for start in range(0, len(data), WINDOW_BYTES):
-            piece = data[start : start + WINDOW_BYTES]
-            with mmap.mmap(file, len(piece), mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=start) as window:
-                window.write(piece)
-    except OSError as exc:
-        raise MemoryError from exc
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._kept: dict[int, mmap.mmap] = {}  # by their place: to map a window anew takes longer than to fill it
+
+    def put(self, pixels: np.ndarray) -> None:
+        """Write (H, W) float32 from the start of what the parent shares; raise MemoryError where there is none."""
+        data = np.ascontiguousarray(pixels).data.cast("B")
+        try:
+            os.posix_fallocate(self._file, 0, len(data))  # or what is not there is told by SIGBUS
+            for start in range(0, len(data), WINDOW_BYTES):
+                piece = data[start : start + WINDOW_BYTES]
+                with self._window(start) as window:
+                    window[: len(piece)] = piece
+        except OSError as exc:
+            raise MemoryError from exc
+
+    def _window(self, start: int) -> AbstractContextManager[mmap.mmap]:
+        if start >= KEPT_BYTES:
+            return mmap.mmap(self._file, WINDOW_BYTES, offset=start)
+        if start not in self._kept:
+            self._kept[start] = mmap.mmap(self._file, WINDOW_BYTES, offset=start)
+        return nullcontext(self._kept[start])

@@ -7,7 +7,7 @@ import pytest
 
 from edge.pixel_checks import MAX_SIDE_PX
 from edge.processes import shared_pixels
-from edge.processes.shared_pixels import SharedPixels, put
+from edge.processes.shared_pixels import PixelWriter, SharedPixels
 
 
 @pytest.fixture
@@ -21,16 +21,17 @@ def shared():
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1024, 1280), (1025, 1031), (MAX_SIDE_PX, 1)])
 def test_pixels_come_over_whole(shared, shape):
     pixels = np.random.default_rng(0).random(shape, np.float32)
-    put(shared.fileno(), pixels)
+    PixelWriter(shared.fileno()).put(pixels)
     copied = shared.copy(*shape)
     assert np.array_equal(copied, pixels)
     assert copied.dtype == np.float32
 
 
 def test_a_copy_is_its_reader_s_own(shared):
-    put(shared.fileno(), np.ones((4, 4), np.float32))
+    writer = PixelWriter(shared.fileno())
+    writer.put(np.ones((4, 4), np.float32))
     copied = shared.copy(4, 4)
-    put(shared.fileno(), np.zeros((4, 4), np.float32))
+    writer.put(np.zeros((4, 4), np.float32))
     assert (copied == 1).all()
     assert not copied.flags.writeable
 
@@ -54,13 +55,29 @@ def test_no_memory_is_told_as_that(shared, monkeypatch, module, call):
 
     monkeypatch.setattr(module, call, full)
     with pytest.raises(MemoryError):
-        put(shared.fileno(), np.ones((4, 4), np.float32))
+        PixelWriter(shared.fileno()).put(np.ones((4, 4), np.float32))
 
 
 def test_pixels_in_another_order_of_memory_come_over_in_theirs(shared):
     pixels = np.asfortranarray(np.random.default_rng(0).random((5, 7), np.float32))
-    put(shared.fileno(), pixels)
+    PixelWriter(shared.fileno()).put(pixels)
     assert np.array_equal(shared.copy(5, 7), pixels)
+
+
+def test_one_image_after_the_other_comes_over_larger_or_smaller(shared):
+    writer, random = PixelWriter(shared.fileno()), np.random.default_rng(0)
+    for shape in ((2000, 2500), (3, 5), (1025, 1031), (2000, 2500)):  # the largest beyond what stays mapped
+        pixels = random.random(shape, np.float32)
+        writer.put(pixels)
+        assert np.array_equal(shared.copy(*shape), pixels)
+
+
+def test_no_more_stays_mapped_than_was_meant(shared):
+    writer = PixelWriter(shared.fileno())
+    writer.put(np.ones((MAX_SIDE_PX, MAX_SIDE_PX), np.float32))
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:pixels" in line]
+    sizes = [int(end, 16) - int(start, 16) for start, end in (line.split()[0].split("-") for line in mapped)]
+    assert sum(sizes) == shared_pixels.KEPT_BYTES
 
 
 def test_giving_it_back_leaves_no_descriptor():
