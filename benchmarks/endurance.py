@@ -18,7 +18,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
     """Yield what supervisor, worker and reader hold after a tenth of the images, and after all."""
     count = 20 if quick else IMAGES
     taken_mb = []
-    with image_by_image(scratch / "room") as serve:
+    with image_by_image(scratch / "room", settles_s=0.0) as serve:
         for number in range(count):
             serve(SAMPLES[number % len(SAMPLES)])
             taken_mb.append(held_mb())

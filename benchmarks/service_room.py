@@ -29,7 +29,7 @@ from edge.service.serving import Serving, serving
 from edge.service.surroundings import Next, Process, Surroundings, nobody
 from edge.settle import Happening, Tell
 
-SETTLE_S = 0.3  # of real time
+SETTLE_S = 0.3
 TEMPLATE = ROOT / "docs/examples/no_landmarks.png.landmarks.json"
 
 
@@ -156,8 +156,8 @@ class Turn:
 
 
 @contextmanager
-def image_by_image(base: Path, **settings: Any) -> Iterator[Callable[[Path], Turn]]:
-    """Give what serves one more image; a copy of it is dropped, and settles in a fraction of a second.
+def image_by_image(base: Path, settles_s: float = SETTLE_S, **settings: Any) -> Iterator[Callable[[Path], Turn]]:
+    """Give what serves one more image; a copy of it is dropped, and settles for a fraction of a second of real time.
 
     In a room it takes some. Without any, what the turn before left to the kernel would be counted in this one.
     """
@@ -168,7 +168,7 @@ def image_by_image(base: Path, **settings: Any) -> Iterator[Callable[[Path], Tur
 
             def serve(image: Path) -> Turn:
                 (base / f"drop/{process.images} {image.name}").write_bytes(image.read_bytes())
-                time.sleep(SETTLE_S)
+                time.sleep(settles_s)
                 spent_ms = _step_ms(daemon, clock, process)
                 return Turn(spent_ms, process.made_ms, process.around_ms)
 
