@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edge.config import Config
 from edge.errors import EdgeError
@@ -10,17 +15,26 @@ from edge.registration.alignment import look_over_references
 from edge.service.finding import Finding, fault_of
 from edge.service.machine import Machine
 
+if TYPE_CHECKING:
+    from edge.engines import Engine
+
+TIMED = 5  # inferences, of which the median is told
+MORE_THREADS = (1, 2, 4, 8)  # that are tried beside what is configured, as far as there are cores
+
 
 def check_release(config: Config, here: Machine) -> Iterator[Finding]:
-    """Say what is in use, whether it fits this machine, and on which library it runs."""
+    """Say what is in use, whether it fits this machine, on which library it runs, and how fast by threads."""
     from edge.backends import close_backend
 
     try:
         engine = here.open_engine(config)
         try:
             facts = here.facts(engine.contract.flavour)
+            spent_ms = inference_ms(engine)
         finally:
             close_backend(engine.backend)
+        on_processor = engine.contract.flavour == "onnxruntime"
+        others_ms = _with_others(config, here) if on_processor else {}
     except EdgeError as exc:
         yield fault_of(exc, "choose another release: landmarknet-edge engine list")
         return
@@ -30,6 +44,30 @@ def check_release(config: Config, here: Machine) -> Iterator[Finding]:
         yield Finding("warning", f"{release}: {warning}", engine.mend)
     parts = (f"{contract.flavour} {facts.flavour_version}", facts.gpu, facts.driver and f"driver {facts.driver}")
     yield Finding("ok", f"library: {', '.join(part for part in parts if part)}")
+    threads = f" with threads = {config.threads}, as configured" if on_processor else ""
+    others = ", ".join(f"{other_ms:.3g} with {other}" for other, other_ms in others_ms.items())
+    compared = others and f"; just now {others} (other programs need processors, too)"
+    yield Finding("ok", f"inference: {spent_ms:.3g} ms{threads}{compared}")
+
+
+def _with_others(config: Config, here: Machine) -> dict[int, float]:
+    """Return what an inference takes with other numbers of threads than what is configured, by that number."""
+    spent_ms = {}
+    for threads in MORE_THREADS:
+        if threads != config.threads and threads <= here.cores():
+            spent_ms[threads] = inference_ms(here.open_engine(config.model_copy(update={"threads": threads})))
+    return spent_ms
+
+
+def inference_ms(engine: Engine) -> float:
+    """Return how long an inference takes just now, the first not counted; raise `InferenceFailed`."""
+    size = engine.contract.input_size
+    batch, spent_ms = np.zeros((1, 1, size, size), np.float32), []
+    for _ in range(TIMED + 1):
+        began_s = time.perf_counter()
+        engine.backend.infer(batch)
+        spent_ms.append(1e3 * (time.perf_counter() - began_s))
+    return median(spent_ms[1:])
 
 
 def check_references(config: Config) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ def room_in_order(base: Path, engine: Engine) -> Room:
         open_engine=lambda config: engine,
         facts=lambda flavour: MachineFacts("1.32"),
         user_id=999,
+        cores=lambda: 1,
     )
     return Room(Config(drop_folder=(DropFolderConfig(path=drop),), state_dir=state), machine, base)
 

@@ -1,9 +1,10 @@
+import re
 from dataclasses import replace
 
 import pytest
 
 from edge.config import ReferenceRule
-from edge.errors import BackendFailed, BadRelease
+from edge.errors import BackendFailed, BadRelease, InferenceFailed
 from edge.service.finding import Finding
 from edge.staleness import MachineFacts
 from tests.edge.checkup_room import room_in_order
@@ -60,6 +61,52 @@ def test_an_engine_gives_its_device_back(room, engine, facts):
     object.__setattr__(held.backend, "close", lambda: closed.append(True))
     room.check(open_engine=lambda config: held, facts=facts)
     assert closed == [True]
+
+
+# --- threads ---
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "tried"), [(1, 1, []), (1, 2, [2]), (2, 4, [1, 4]), (3, 16, [1, 2, 4, 8])]
+)
+def test_an_inference_is_timed_as_configured_and_with_other_numbers_of_threads(room, engine, threads, cores, tried):
+    asked = []
+
+    def opened(config):
+        asked.append(config.threads)
+        return engine([])
+
+    config = room.changed(threads=threads)
+    (finding,) = room.findings("inference: ", config, open_engine=opened, cores=lambda: cores)
+    assert asked == [threads, *tried]
+    others = r", ".join(rf"\S+ with {one}" for one in tried)
+    told = rf"inference: \S+ ms with threads = {threads}, as configured" + (
+        rf"; just now {others} \(.*" if tried else ""
+    )
+    assert re.fullmatch(told, finding.what)
+    assert finding.level == "ok"
+
+
+def test_a_compiled_engine_has_no_threads_to_choose(room, engine):
+    asked = []
+
+    def opened(config):
+        asked.append(config.threads)
+        return engine([], flavour="tensorrt")
+
+    (finding,) = room.findings("inference: ", open_engine=opened, cores=lambda: 4)
+    assert asked == [1]
+    assert re.fullmatch(r"inference: \S+ ms", finding.what)
+
+
+def test_an_inference_that_fails_is_a_fault(room, engine):
+    def fails(batch):
+        raise InferenceFailed("the network failed (out of memory); free some")
+
+    failing = engine([])
+    object.__setattr__(failing.backend, "infer", fails)
+    findings = room.check(open_engine=lambda config: failing)
+    assert Finding("fault", "the network failed (out of memory)", "free some") in findings
 
 
 # --- references ---
