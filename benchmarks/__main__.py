@@ -65,7 +65,8 @@ def measured(part: str, folder: Path, *, quick: bool) -> bool:
             traceback.print_exc()
             return False
         write(part, figures, load, folder)
-        for picture in Path(scratch).glob("*.png"):
+        picture = Path(scratch) / f"{part}.png"
+        if picture.exists():
             (folder / PICTURES).mkdir(exist_ok=True)
             shutil.copy(picture, folder / PICTURES / f"performance-{picture.name}")
     print(f"{part}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)

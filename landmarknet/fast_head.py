@@ -12,13 +12,16 @@ In two dimensions each cell has 3 x 3 distinct values ("phases"), whatever s is.
 next finer grid as [first, interior x 4, last], so the sum over levels has 3 x 3 distinct values per 4 x 4 pixels: the
 384 x 384 map is a 288 x 288 grid of sample sites whose middle row and column of each block stand for two pixels.
 
+Levels are summed as the terms that the phases are made of (`Terms`), one map of a cell's size each: of a coarser level
+a finer cell has the terms of those of its sides that the two share.
+
 Layout is (B, H, W, C) throughout: each product is then one matrix product over all cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +33,65 @@ SITE_WEIGHTS = (1.0, 2.0, 1.0)  # pixels of the 384 grid that each site stands f
 SITE_OFFSETS = (0.0, 1.5, 3.0)  # centre of those pixels within the block, px
 
 
-def phase_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the 3 x 3 phases per cell of a 3x3 convolution over the upsampled ``x``.
+class Terms(NamedTuple):
+    """What the phases of the cells are sums of, each (B, H, W, O): all of ``inner``, and what lies at their sides.
 
-    ``x`` is (B, H, W, C), ``weight`` (O, C, 3, 3); returns (B, 3H, 3W, O). Zero padding of the upsampled map at the
-    image's border is zero padding of ``x``.
+    The phase at the left has ``left`` besides, that at the top left ``left``, ``top`` and ``top_left``.
     """
-    batch, height, width, _ = x.shape
-    out = weight.shape[0]
+
+    inner: Tensor
+    left: Tensor
+    right: Tensor
+    top: Tensor
+    bottom: Tensor
+    top_left: Tensor
+    top_right: Tensor
+    bottom_left: Tensor
+    bottom_right: Tensor
+
+    def phases(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        """Return the 3 x 3 phases, the upper row first, each (B, H, W, O)."""
+        upper, lower = self.inner + self.top, self.inner + self.bottom
+        return (
+            (upper + (self.left + self.top_left), upper, upper + (self.right + self.top_right)),
+            (self.inner + self.left, self.inner, self.inner + self.right),
+            (lower + (self.left + self.bottom_left), lower, lower + (self.right + self.bottom_right)),
+        )
+
+    def to_next_finer(self) -> Terms:
+        """Return them for cells of half the size, (B, 2H, 2W, O): each in those cells that lie at that side."""
+        rows, columns = 1, 2
+        return Terms(
+            inner=_twice(_twice(self.inner, rows), columns),
+            left=_first_of_two(_twice(self.left, rows), columns),
+            right=_second_of_two(_twice(self.right, rows), columns),
+            top=_first_of_two(_twice(self.top, columns), rows),
+            bottom=_second_of_two(_twice(self.bottom, columns), rows),
+            top_left=_first_of_two(_first_of_two(self.top_left, columns), rows),
+            top_right=_first_of_two(_second_of_two(self.top_right, columns), rows),
+            bottom_left=_second_of_two(_first_of_two(self.bottom_left, columns), rows),
+            bottom_right=_second_of_two(_second_of_two(self.bottom_right, columns), rows),
+        )
+
+
+def _twice(x: Tensor, dim: int) -> Tensor:
+    return torch.stack((x, x), dim=dim + 1).flatten(dim, dim + 1)
+
+
+def _first_of_two(x: Tensor, dim: int) -> Tensor:
+    return torch.stack((x, torch.zeros_like(x)), dim=dim + 1).flatten(dim, dim + 1)
+
+
+def _second_of_two(x: Tensor, dim: int) -> Tensor:
+    return torch.stack((torch.zeros_like(x), x), dim=dim + 1).flatten(dim, dim + 1)
+
+
+def terms_of_conv(x: Tensor, weight: Tensor) -> Terms:
+    """Return the terms of a 3x3 convolution over the upsampled ``x``.
+
+    ``x`` is (B, H, W, C), ``weight`` (O, C, 3, 3). Zero padding of the upsampled map at the image's border is zero
+    padding of ``x``.
+    """
     taps_x = weight.sum(dim=2)  # (O, C, 3) along x, summed over y
     taps_y = weight.sum(dim=3)  # (O, C, 3) along y, summed over x
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
@@ -45,29 +99,36 @@ def phase_conv(x: Tensor, weight: Tensor) -> Tensor:
     step_y = padded[:, 1:, 1:-1] - padded[:, :-1, 1:-1]  # (B, H+1, W, C)
     wide = padded[:, 1:] - padded[:, :-1]
     step_xy = wide[:, :, 1:] - wide[:, :, :-1]  # (B, H+1, W+1, C)
-
-    flat = F.linear(x, taps_x.sum(dim=2))  # (B, H, W, O)
-    by_x = F.linear(step_x, torch.cat((taps_x[..., 0], taps_x[..., 2])))
-    by_y = F.linear(step_y, torch.cat((taps_y[..., 0], taps_y[..., 2])))
-    corners = torch.cat((weight[..., 0, 0], weight[..., 0, 2], weight[..., 2, 0], weight[..., 2, 2]))
-    by_xy = F.linear(step_xy, corners)
-
-    left, right = by_x[:, :, :-1, :out], by_x[:, :, 1:, out:]
-    top, bottom = by_y[:, :-1, :, :out], by_y[:, 1:, :, out:]
-    top_left, top_right = by_xy[:, :-1, :-1, :out], by_xy[:, :-1, 1:, out : 2 * out]
-    bottom_left, bottom_right = by_xy[:, 1:, :-1, 2 * out : 3 * out], by_xy[:, 1:, 1:, 3 * out :]
-
-    above, below = flat - top, flat + bottom
-    first = torch.stack((above - left + top_left, above, above + right - top_right), dim=3)
-    interior = torch.stack((flat - left, flat, flat + right), dim=3)
-    last = torch.stack((below - left - bottom_left, below, below + right + bottom_right), dim=3)
-    phases = torch.stack((first, interior, last), dim=2)  # (B, H, 3, W, 3, O)
-    return phases.reshape(batch, SITES_PER_BLOCK * height, SITES_PER_BLOCK * width, out)
+    return Terms(
+        inner=F.linear(x, taps_x.sum(dim=2)),
+        left=F.linear(step_x[:, :, :-1], -taps_x[..., 0]),
+        right=F.linear(step_x[:, :, 1:], taps_x[..., 2]),
+        top=F.linear(step_y[:, :-1], -taps_y[..., 0]),
+        bottom=F.linear(step_y[:, 1:], taps_y[..., 2]),
+        top_left=F.linear(step_xy[:, :-1, :-1], weight[..., 0, 0]),
+        top_right=F.linear(step_xy[:, :-1, 1:], -weight[..., 0, 2]),
+        bottom_left=F.linear(step_xy[:, 1:, :-1], -weight[..., 2, 0]),
+        bottom_right=F.linear(step_xy[:, 1:, 1:], weight[..., 2, 2]),
+    )
 
 
-def to_next_finer(x: Tensor) -> Tensor:
-    """Repeat the phases of (B, 3H, 3W, O) on the grid of the level with cells half the size: (B, 6H, 6W, O)."""
-    return _repeat_phases(_repeat_phases(x, 1, (1, 4, 1)), 2, (1, 4, 1))
+def upsampled_conv(features: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None) -> Terms:
+    """Return the terms of conv(concat(upsampled features)), for the cells of the finest of them.
+
+    ``features`` are (B, C, 384/s, 384/s) for s = 4, 8, 16, 32, ``weight`` (O, 4C, 3, 3), ``bias`` (O,).
+    """
+    slices = weight.split([f.shape[1] for f in features], dim=1)
+    levels = [terms_of_conv(f.permute(0, 2, 3, 1), w) for f, w in zip(features, slices, strict=True)][::-1]
+    total = levels[0] if bias is None else levels[0]._replace(inner=levels[0].inner + bias)
+    for finer in levels[1:]:
+        total = Terms(*(coarse + fine for coarse, fine in zip(total.to_next_finer(), finer, strict=True)))
+    return total
+
+
+def interleaved(phases: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return 3 x 3 phases (B, H, W, O) as the sample sites that they are, (B, 3H, 3W, O)."""
+    rows = torch.stack([torch.stack(list(row), dim=3) for row in phases], dim=2)  # (B, H, 3, W, 3, O)
+    return rows.flatten(3, 4).flatten(1, 2)
 
 
 def _repeat_phases(x: Tensor, dim: int, times: tuple[int, int, int]) -> Tensor:
@@ -80,36 +141,32 @@ def _repeat_phases(x: Tensor, dim: int, times: tuple[int, int, int]) -> Tensor:
     return torch.cat(parts, dim=dim + 1).flatten(dim, dim + 1)
 
 
-def upsampled_conv(features: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Return conv(concat(upsampled features)) at its sample sites.
+def scale_and_bias(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what ``norm`` multiplies by and adds out of training, (C,) each: a convolution before it can take both."""
+    _, mean, var = _tracked(norm)
+    scale = norm.weight * torch.rsqrt(var + norm.eps)
+    return scale, norm.bias - mean * scale
 
-    ``features`` are (B, C, 384/s, 384/s) for s = 4, 8, 16, 32, ``weight`` (O, 4C, 3, 3); returns (B, 288, 288, O).
-    """
-    slices = weight.split([f.shape[1] for f in features], dim=1)
-    coarsest, *finer = [phase_conv(f.permute(0, 2, 3, 1), w) for f, w in zip(features, slices, strict=True)][::-1]
-    total = coarsest
-    for phases in finer:
-        total = to_next_finer(total) + phases
-    return total
+
+def _tracked(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        raise ValueError("the fast head needs a BatchNorm2d that tracks running statistics")
+    return norm.num_batches_tracked, norm.running_mean, norm.running_var
 
 
 def site_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Apply ``norm`` to (B, S, S, C) sites as it would act on the 384 x 384 map they stand for.
+    """Apply ``norm`` in training to (B, S, S, C) sites as it would act on the 384 x 384 map they stand for.
 
-    In training the statistics weigh each site by its pixels, and the running ones are updated as torch does.
+    The statistics weigh each site by its pixels, and the running ones are updated as torch does.
     """
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        raise ValueError("site_batch_norm needs a BatchNorm2d that tracks running statistics")
-    if not norm.training:
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        return x * scale + (norm.bias - norm.running_mean * scale)
+    batches, running_mean, running_var = _tracked(norm)
     out, mean, var = _SiteBatchNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        norm.num_batches_tracked += 1
-        momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+        batches += 1
+        momentum = norm.momentum if norm.momentum is not None else 1.0 / float(batches)
         pixels = _pixels(x)
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_((var * (pixels / (pixels - 1))).to(norm.running_var.dtype), momentum)
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * (pixels / (pixels - 1))).to(running_var.dtype), momentum)
     normalised: Tensor = out
     return normalised
 

@@ -213,10 +213,18 @@ class LandmarkNet(nn.Module):
 
     def fast_heatmaps(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, n, 288, 288): the distinct samples of the plain form's heatmaps."""
-        x = fast_head.upsampled_conv(features, self.heatmap_conv.weight)
-        x = F.relu(fast_head.site_batch_norm(x, self.heatmap_norm))  # (B, 288, 288, 128)
+        conv, norm = self.heatmap_conv.weight, self.heatmap_norm
+        if norm.training:
+            sites = fast_head.interleaved(fast_head.upsampled_conv(features, conv).phases())  # (B, 288, 288, 128)
+            return self._heatmaps_of(fast_head.site_batch_norm(sites, norm)).permute(0, 3, 1, 2)
+        scale, bias = fast_head.scale_and_bias(norm)
+        phases = fast_head.upsampled_conv(features, conv * scale[:, None, None, None], bias).phases()
+        heatmaps = [[self._heatmaps_of(phase) for phase in row] for row in phases]  # 3 x 3 of (B, 96, 96, n)
+        return fast_head.interleaved(heatmaps).permute(0, 3, 1, 2)
+
+    def _heatmaps_of(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, 128) behind the normalisation to (B, H, W, n)."""
         # Permuted, so that its gradient gets the strides of a channels-last weight: DistributedDataParallel warns, and
         # copies, where a 1x1 weight and its gradient differ in strides that no element tells apart.
         weight = self.heatmap_out.weight.permute(0, 2, 3, 1).flatten(1)  # (n, 128)
-        x = F.linear(x, weight, self.heatmap_out.bias)
-        return x.permute(0, 3, 1, 2)
+        return F.linear(F.relu(x), weight, self.heatmap_out.bias)

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from landmarknet.fast_head import (
-    phase_conv,
+    interleaved,
     site_batch_norm,
     site_weights,
+    terms_of_conv,
     to_full_resolution,
     to_sites,
     upsampled_conv,
@@ -44,7 +45,7 @@ def test_phases_are_the_convolution_of_the_upsampled_map(upsampling, shape):
     weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
     full = F.conv2d(F.interpolate(x, scale_factor=float(upsampling)), weight, padding=1)
 
-    phases = phase_conv(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+    phases = interleaved(terms_of_conv(x.permute(0, 2, 3, 1), weight).phases()).permute(0, 3, 1, 2)
 
     cell = torch.tensor([0] + [1] * (upsampling - 2) + [2])
     rows = torch.cat([3 * i + cell for i in range(shape[0])])
@@ -57,7 +58,7 @@ def test_levels_add_up_to_the_convolution_of_their_concatenation():
     weight = torch.randn(6, 10, 3, 3, dtype=torch.float64)
     d = torch.cat([F.interpolate(f, scale_factor=float(s)) for f, s in zip(features, (4, 8, 16, 32), strict=True)], 1)
 
-    sites = upsampled_conv(features, weight).permute(0, 3, 1, 2)
+    sites = interleaved(upsampled_conv(features, weight).phases()).permute(0, 3, 1, 2)
 
     assert sites.shape == (1, 6, 48, 72)
     assert (to_full_resolution(sites) - F.conv2d(d, weight, padding=1)).abs().max() < 1e-12
