@@ -79,11 +79,17 @@ def _twice(x: Tensor, dim: int) -> Tensor:
 
 
 def _first_of_two(x: Tensor, dim: int) -> Tensor:
-    return torch.stack((x, torch.zeros_like(x)), dim=dim + 1).flatten(dim, dim + 1)
+    return _beside_zeros(x, dim, (0, 1))
 
 
 def _second_of_two(x: Tensor, dim: int) -> Tensor:
-    return torch.stack((torch.zeros_like(x), x), dim=dim + 1).flatten(dim, dim + 1)
+    return _beside_zeros(x, dim, (1, 0))
+
+
+def _beside_zeros(x: Tensor, dim: int, before_and_after: tuple[int, int]) -> Tensor:
+    # Padded, not stacked with zeros: an exported graph would hold those as constants, half as large as its weights.
+    inner_dims = (0, 0) * (x.dim() - 1 - dim)
+    return F.pad(x.unsqueeze(dim + 1), (*inner_dims, *before_and_after)).flatten(dim, dim + 1)
 
 
 def terms_of_conv(x: Tensor, weight: Tensor) -> Terms:
