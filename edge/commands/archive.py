@@ -124,8 +124,9 @@ def _processed(
                 if one.reason:
                     say(f"{one.image}: {one.became}: {one.reason}")
             tell(counts)
+        spent_s = time.monotonic() - began_s  # over the images: workers that end are not their time
     remove_leftovers(results)  # of workers that were lost
-    return summary(len(entries), counts, time.monotonic() - began_s)
+    return summary(len(entries), counts, spent_s)
 
 
 @contextmanager
