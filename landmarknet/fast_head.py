@@ -100,22 +100,26 @@ def terms_of_conv(x: Tensor, weight: Tensor) -> Terms:
     """
     taps_x = weight.sum(dim=2)  # (O, C, 3) along x, summed over y
     taps_y = weight.sum(dim=3)  # (O, C, 3) along y, summed over x
-    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
-    step_x = padded[:, 1:-1, 1:] - padded[:, 1:-1, :-1]  # (B, H, W+1, C)
-    step_y = padded[:, 1:, 1:-1] - padded[:, :-1, 1:-1]  # (B, H+1, W, C)
-    wide = padded[:, 1:] - padded[:, :-1]
-    step_xy = wide[:, :, 1:] - wide[:, :, :-1]  # (B, H+1, W+1, C)
+    rows, columns = 1, 2
+    to_left, to_right = x - _moved(x, columns, 1), _moved(x, columns, -1) - x  # steps between neighbours
+    to_top, to_bottom = x - _moved(x, rows, 1), _moved(x, rows, -1) - x
     return Terms(
         inner=F.linear(x, taps_x.sum(dim=2)),
-        left=F.linear(step_x[:, :, :-1], -taps_x[..., 0]),
-        right=F.linear(step_x[:, :, 1:], taps_x[..., 2]),
-        top=F.linear(step_y[:, :-1], -taps_y[..., 0]),
-        bottom=F.linear(step_y[:, 1:], taps_y[..., 2]),
-        top_left=F.linear(step_xy[:, :-1, :-1], weight[..., 0, 0]),
-        top_right=F.linear(step_xy[:, :-1, 1:], -weight[..., 0, 2]),
-        bottom_left=F.linear(step_xy[:, 1:, :-1], -weight[..., 2, 0]),
-        bottom_right=F.linear(step_xy[:, 1:, 1:], weight[..., 2, 2]),
+        left=F.linear(to_left, -taps_x[..., 0]),
+        right=F.linear(to_right, taps_x[..., 2]),
+        top=F.linear(to_top, -taps_y[..., 0]),
+        bottom=F.linear(to_bottom, taps_y[..., 2]),
+        top_left=F.linear(to_left - _moved(to_left, rows, 1), weight[..., 0, 0]),
+        top_right=F.linear(to_right - _moved(to_right, rows, 1), -weight[..., 0, 2]),
+        bottom_left=F.linear(_moved(to_left, rows, -1) - to_left, -weight[..., 2, 0]),
+        bottom_right=F.linear(_moved(to_right, rows, -1) - to_right, weight[..., 2, 2]),
     )
+
+
+def _moved(x: Tensor, dim: int, cells: int) -> Tensor:
+    """Return ``x`` moved by so many cells along a dimension, zeros behind it."""
+    inner_dims = (0, 0) * (x.dim() - 1 - dim)
+    return F.pad(x, (*inner_dims, cells, -cells))
 
 
 def upsampled_conv(features: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None) -> Terms:
