@@ -44,22 +44,26 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
         turns = {name: turn(name, serve) for name, serve in services.items()}
         rounds = 3 if quick else 40
         taken = alternate(turns, rounds, warm_up=1 if quick else 4)
-    yield from figures(taken, seen[BARE][-rounds:])
+    yield from figures(taken[BARE], {name: turns[-rounds:] for name, turns in seen.items()})
 
 
-def figures(taken: dict[str, list[float]], bare: list[Turn]) -> Iterator[Figure]:
-    """Yield the figures of services that took turns; ``bare`` is what the first one's turns were made of."""
+def figures(beyond_ms: list[float], seen: dict[str, list[Turn]]) -> Iterator[Figure]:
+    """Yield the figures of services that took turns; ``beyond_ms`` are the bare one's, besides inference.
+
+    What an output adds is told of the whole time: part of it is made while the network runs, and may slow it.
+    """
+    bare = seen[BARE]
     infer_ms = [one.made_ms["infer"] for one in bare]
     inference = "inference of the shipped release", spread(infer_ms).median
-    beyond = spread(taken[BARE])
+    beyond = spread(beyond_ms)
     note = f"between {beyond.low:.1f} and {beyond.high:.1f} ms in four of five images"
     whole = "settled to published and in the journal, without overlay"
-    yield Figure(whole, beyond.median, "ms", *inference, ratios(taken[BARE], infer_ms), BAR, note, bar_on_ours=True)
+    yield Figure(whole, beyond.median, "ms", *inference, ratios(beyond_ms, infer_ms), BAR, note, bar_on_ours=True)
     for values in parts(bare):
         name, spent_ms = values
         yield Figure(f"of that, {name}", spread(spent_ms).median, "ms", *inference, ratios(spent_ms, infer_ms))
     for name in list(OUTPUTS)[1:]:
-        more = differences(taken[name], taken[BARE])
+        more = differences([one.spent_ms for one in seen[name]], [one.spent_ms for one in bare])
         note = f"between {more.low:.1f} and {more.high:.1f} ms more in four of five images"
         yield Figure(f"{name}, besides", more.median, "ms", *inference, note=note)
 

@@ -19,8 +19,8 @@ medical device.
 these hashes. Within `landmarknet-edge/result/1` entries are added, never taken away, renamed or given another meaning
 or unit. So pass over entries that you do not know; of an older file take a missing one as null, or as empty; expect
 null where the type says so. Whatever is not like that will be called `/2`. Everything but `timing_ms` is the same
-each time the same file is processed with the same release, configuration and reference; the DICOM outputs, whose
-hashes are in `outputs`, also say when the file was first seen.
+each time one machine processes the same file with the same release, configuration and reference; the DICOM outputs,
+whose hashes are in `outputs`, also say when the file was first seen.
 
 Pixels are detector pixels, (0, 0) is the centre of the top-left one. Points are x, y. A null millimetre is not zero:
 it is not known.

@@ -167,8 +167,11 @@ def _tracked(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
 def site_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Apply ``norm`` in training to (B, S, S, C) sites as it would act on the 384 x 384 map they stand for.
 
-    The statistics weigh each site by its pixels, and the running ones are updated as torch does.
+    The statistics weigh each site by its pixels, and the running ones are updated as torch does. Raises ValueError for
+    one that is not in training: see `scale_and_bias`.
     """
+    if not norm.training:
+        raise ValueError("site_batch_norm is for training")
     batches, running_mean, running_var = _tracked(norm)
     out, mean, var = _SiteBatchNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
     with torch.no_grad():

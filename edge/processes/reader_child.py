@@ -22,7 +22,7 @@ from edge.processes.child import Message, Parent
 from edge.processes.shared_pixels import PixelWriter
 from edge.records import PortalImage
 
-OPEN_FILES = 32  # the socket, the image, and what a decoder opens when it is first imported
+OPEN_FILES = 32  # the socket, the shared memory twice, the image, and what a decoder opens when it is first imported
 SPARE_BYTES = 64 * 2**20  # with less than this above what the reader itself takes, it could read nothing
 CLONE_NEWPID = 0x20000000  # <linux/sched.h>
 CAPABILITIES = struct.pack("=Ii", 0x20080522, 0)  # capset(2): the header, version 3, of this process
@@ -42,6 +42,7 @@ def main(
     ``pixels``: the descriptor of the `SharedPixels` into which an image's go.
     ``landlock_abi``: the newest version of Landlock to make use of, 0 for none.
     """
+    writer = PixelWriter(pixels)
     own_bytes = address_space_bytes()
     if memory_mb * 2**20 < own_bytes + SPARE_BYTES:
         parent.answer({"error": "BadConfig", "message": _too_little(memory_mb, own_bytes)})
@@ -51,7 +52,6 @@ def main(
     landlock.forbid_new_privileges()
     landlock.confine(landlock_abi)
     parent.answer({"ready": True, "address_space_bytes": own_bytes})
-    writer = PixelWriter(pixels)
     for request in parent.requests():
         grant_cpu(cpu_s)
         parent.answer(_answered(request, memory_mb, file_bytes, writer))

@@ -8,15 +8,14 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from edge.pixel_checks import MAX_SIDE_PX
 
 MOST_BYTES = 4 * MAX_SIDE_PX**2
-WINDOW_BYTES = 2**22  # so much is mapped at a time: mapped memory counts towards the reader's limit
-KEPT_BYTES = 2**24  # of windows that stay mapped; most images have fewer
+KEPT_BYTES = 2**24  # that stay mapped, 2048 x 2048 px
+WINDOW_BYTES = 2**22  # so much is mapped at a time of the rest: mapped memory counts towards the reader's limit
 
 
 class SharedPixels:
@@ -55,27 +54,25 @@ class SharedPixels:
 
 
 class PixelWriter:
-    """The child's side. Mapped, not written: a reader may write no file at all. Closed with the process."""
+    """The child's side. Mapped, not written: a reader may write no file at all. Closed with the process.
+
+    Most images fit into what stays mapped: to map it anew takes longer than to fill it.
+    """
 
     def __init__(self, file: int) -> None:
+        """Map the beginning, or raise OSError. Limits that are taken after it are the same for all images."""
         self._file = file
-        self._kept: dict[int, mmap.mmap] = {}  # by their place: to map a window anew takes longer than to fill it
+        self._kept = mmap.mmap(file, KEPT_BYTES)
 
     def put(self, pixels: np.ndarray) -> None:
         """Write (H, W) float32 from the start of what the parent shares; raise MemoryError where there is none."""
         data = np.ascontiguousarray(pixels).data.cast("B")
         try:
             os.posix_fallocate(self._file, 0, len(data))  # or what is not there is told by SIGBUS
-            for start in range(0, len(data), WINDOW_BYTES):
+            self._kept[: min(len(data), KEPT_BYTES)] = data[:KEPT_BYTES]
+            for start in range(KEPT_BYTES, len(data), WINDOW_BYTES):
                 piece = data[start : start + WINDOW_BYTES]
-                with self._window(start) as window:
-                    window[: len(piece)] = piece
+                with mmap.mmap(self._file, len(piece), offset=start) as window:
+                    window.write(piece)
         except OSError as exc:
             raise MemoryError from exc
-
-    def _window(self, start: int) -> AbstractContextManager[mmap.mmap]:
-        if start >= KEPT_BYTES:
-            return mmap.mmap(self._file, WINDOW_BYTES, offset=start)
-        if start not in self._kept:
-            self._kept[start] = mmap.mmap(self._file, WINDOW_BYTES, offset=start)
-        return nullcontext(self._kept[start])

@@ -1,7 +1,8 @@
 """The process that finds landmarks: opens the engine, has images read by a process of its own, and publishes nothing.
 
 `edge.processes.worker` starts it. Whatever touches a device runs on the main thread, to which its context belongs.
-Others have the next image read meanwhile, draw its film, and draw, word and send each answer, in the requests' order.
+Others have the next image read meanwhile, and draw this one's film; then they draw, word and send its answer, in the
+order of the requests.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Output(_Frozen):
 
 
 class Result(_Frozen):
-    """One image's result. Everything but ``timing_ms`` is the same each time the same file is processed."""
+    """One image's result. Everything but ``timing_ms`` is the same each time one machine processes the same file."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # every entry is always written
 

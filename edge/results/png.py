@@ -19,7 +19,7 @@ TRUECOLOUR = (8, 2, 0, 0, 0)  # bits of a sample, colour type, and the only meth
 
 
 def png_of(pixels: np.ndarray) -> bytes:
-    """Return (H, W, 3) uint8 as a PNG; the same pixels give the same bytes."""
+    """Return (H, W, 3) uint8 as a PNG; the same pixels give the same bytes on machines of one sort."""
     height, width, samples = pixels.shape
     rows = np.empty((height, 1 + width * samples), np.uint8)
     flat = pixels.reshape(height, -1)

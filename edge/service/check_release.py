@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge.backends import close_backend
 from edge.config import Config
-from edge.errors import EdgeError
+from edge.errors import EdgeError, InferenceFailed
 from edge.registration.alignment import look_over_references
 from edge.service.finding import Finding, fault_of
 from edge.service.machine import Machine
@@ -24,8 +26,6 @@ MORE_THREADS = (1, 2, 4, 8)  # that are tried beside what is configured, as far 
 
 def check_release(config: Config, here: Machine) -> Iterator[Finding]:
     """Say what is in use, whether it fits this machine, on which library it runs, and how fast by threads."""
-    from edge.backends import close_backend
-
     try:
         engine = here.open_engine(config)
         try:
@@ -33,8 +33,9 @@ def check_release(config: Config, here: Machine) -> Iterator[Finding]:
             spent_ms = inference_ms(engine)
         finally:
             close_backend(engine.backend)
-        on_processor = engine.contract.flavour == "onnxruntime"
-        others_ms = _with_others(config, here) if on_processor else {}
+    except InferenceFailed as exc:
+        yield Finding("fault", str(exc).rpartition("; ")[0] or str(exc), "free memory or the device, and check again")
+        return
     except EdgeError as exc:
         yield fault_of(exc, "choose another release: landmarknet-edge engine list")
         return
@@ -44,19 +45,28 @@ def check_release(config: Config, here: Machine) -> Iterator[Finding]:
         yield Finding("warning", f"{release}: {warning}", engine.mend)
     parts = (f"{contract.flavour} {facts.flavour_version}", facts.gpu, facts.driver and f"driver {facts.driver}")
     yield Finding("ok", f"library: {', '.join(part for part in parts if part)}")
-    threads = f" with threads = {config.threads}, as configured" if on_processor else ""
-    others = ", ".join(f"{other_ms:.3g} with {other}" for other, other_ms in others_ms.items())
+    if contract.flavour != "onnxruntime" or engine.rebuild_for:  # what stands in for another is not worth a choice
+        yield Finding("ok", f"inference: {spent_ms:.3g} ms")
+        return
+    others = ", ".join(f"{other_ms:.3g} with {other}" for other, other_ms in _with_others(config, here))
     compared = others and f"; just now {others} (other programs need processors, too)"
-    yield Finding("ok", f"inference: {spent_ms:.3g} ms{threads}{compared}")
+    yield Finding("ok", f"inference: {spent_ms:.3g} ms with threads = {config.threads}, as configured{compared}")
 
 
-def _with_others(config: Config, here: Machine) -> dict[int, float]:
-    """Return what an inference takes with other numbers of threads than what is configured, by that number."""
-    spent_ms = {}
+def _with_others(config: Config, here: Machine) -> Iterator[tuple[int, float]]:
+    """Yield other numbers of threads than the configured one, and what an inference takes with them.
+
+    One with which it fails is left out: nobody asked for it.
+    """
     for threads in MORE_THREADS:
-        if threads != config.threads and threads <= here.cores():
-            spent_ms[threads] = inference_ms(here.open_engine(config.model_copy(update={"threads": threads})))
-    return spent_ms
+        if threads == config.threads or threads > here.cores():
+            continue
+        with suppress(EdgeError):
+            engine = here.open_engine(config.model_copy(update={"threads": threads}))
+            try:
+                yield threads, inference_ms(engine)
+            finally:
+                close_backend(engine.backend)
 
 
 def inference_ms(engine: Engine) -> float:

@@ -53,9 +53,10 @@ def test_no_memory_is_told_as_that(shared, monkeypatch, module, call):
     def full(*_args, **_options):
         raise OSError(12, "Cannot allocate memory")
 
+    writer = PixelWriter(shared.fileno())
     monkeypatch.setattr(module, call, full)
     with pytest.raises(MemoryError):
-        PixelWriter(shared.fileno()).put(np.ones((4, 4), np.float32))
+        writer.put(np.ones((2049, 2048), np.float32))  # beyond what stays mapped
 
 
 def test_pixels_in_another_order_of_memory_come_over_in_theirs(shared):

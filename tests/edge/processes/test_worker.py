@@ -383,6 +383,33 @@ def test_a_fault_of_ours_over_an_answer_ends_the_worker(config, tmp_path, write,
         make(worker, write(dicom(collimated())))
 
 
+FILM = """
+import sys, threading
+import edge.pipeline as pipeline
+from edge.processes.child import Parent
+from edge.processes.worker_child import main
+film_of = pipeline.film_of
+def wrapped(pixels):
+    assert threading.current_thread().name.startswith({thread!r}), threading.current_thread().name
+    return film_of(pixels)
+pipeline.film_of = wrapped
+main(Parent(sys.argv[1:]))
+"""
+
+
+def test_the_film_is_drawn_on_the_drawing_thread(config, write, dicom, collimated):
+    with Worker(config, command=("-c", FILM.format(thread="drawing"))) as worker:
+        assert [name for name, _ in make(worker, write(dicom(collimated()))).outputs] == ["X.landmarks.png"]
+
+
+def test_a_film_that_cannot_be_drawn_ends_the_worker(config, write, dicom, collimated):
+    with (
+        Worker(config, command=("-c", FILM.format(thread="no such thread"))) as worker,
+        pytest.raises(WorkerDied, match="ended with status 1"),
+    ):
+        make(worker, write(dicom(collimated())))
+
+
 def test_other_errors_keep_the_process(faked):
     failed = "{'error': 'InferenceFailed', 'message': 'no memory'}"
     worker = faked(f"{OPEN}for r in requests:\n    parent.answer(of(r) | {failed})")

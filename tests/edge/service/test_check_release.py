@@ -101,12 +101,42 @@ def test_a_compiled_engine_has_no_threads_to_choose(room, engine):
 
 def test_an_inference_that_fails_is_a_fault(room, engine):
     def fails(batch):
-        raise InferenceFailed("the network failed (out of memory); free some")
+        raise InferenceFailed("the network failed (out of memory); it is tried again")
 
     failing = engine([])
     object.__setattr__(failing.backend, "infer", fails)
     findings = room.check(open_engine=lambda config: failing)
-    assert Finding("fault", "the network failed (out of memory)", "free some") in findings
+    mend = "free memory or the device, and check again"
+    assert Finding("fault", "the network failed (out of memory)", mend) in findings
+
+
+def test_a_number_of_threads_that_nobody_asked_for_may_fail_and_each_engine_is_given_back(room, engine):
+    closed = []
+
+    def opened(config):
+        if config.threads == 4:
+            raise BackendFailed("no threads to be had; try fewer")
+        answering = engine([])
+        object.__setattr__(answering.backend, "close", lambda: closed.append(config.threads))
+        return answering
+
+    findings = room.check(open_engine=opened, cores=lambda: 8)
+    (finding,) = (one for one in findings if one.what.startswith("inference: "))
+    assert re.fullmatch(r"inference: .*; just now \S+ with 2, \S+ with 8 \(.*\)", finding.what)
+    assert closed == [1, 2, 8]
+    assert "fault" not in {one.level for one in findings}
+
+
+def test_what_stands_in_for_another_release_is_not_compared(room, engine):
+    asked = []
+
+    def opened(config):
+        asked.append(config.threads)
+        return replace(engine([]), rebuild_for=("driver 1",))
+
+    (finding,) = room.findings("inference: ", open_engine=opened, cores=lambda: 4)
+    assert asked == [1]
+    assert re.fullmatch(r"inference: \S+ ms", finding.what)
 
 
 # --- references ---
