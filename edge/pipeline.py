@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from PIL.Image import Image as Picture
 
@@ -25,14 +25,15 @@ from edge.engines import Engine
 from edge.errors import DamagedImage, ImageUnreadable, Refused
 from edge.keys import derived_uid, result_key, settings_sha256
 from edge.portal_image import MAX_FILE_BYTES, read_portal_image
-from edge.records import Landmark, PortalImage
+from edge.records import PortalImage
 from edge.registration.alignment import Aligned, References, align, with_plan
 from edge.registration.reference import Reference
 from edge.registration.register import Rules
 from edge.results.dicom_common import Making
 from edge.results.dicom_outputs import Findings, dicom_outputs
 from edge.results.dicom_outputs import Output as DicomOutput
-from edge.results.document import Geometry, Image, LandmarkEntry, Output, Provenance, Result
+from edge.results.document import Image, Output, Provenance, Result
+from edge.results.image_entries import geometry_entry, landmark_entry
 from edge.results.overlay import draw_overlay, film_of
 from edge.results.publish import OVERLAY_SUFFIX, claim_name, image_name, output_stem, publish, result_path, result_stem
 from edge.results.registration_entry import registration_entry
@@ -258,8 +259,8 @@ class Pipeline:
             status="ok" if landmarks else "no_landmarks",
             reason=None,
             image=Image(**vars(image.identity)),
-            landmarks=tuple(_entry(landmark) for landmark in landmarks),
-            geometry=_geometry(image),
+            landmarks=tuple(landmark_entry(landmark) for landmark in landmarks),
+            geometry=geometry_entry(image),
             registration=None if aligned is None else registration_entry(aligned),
             provenance=keyed(self.provenance(), image.identity.sha256, _sha256_used(aligned)),
             timing_ms=watch.timing_ms,
@@ -386,34 +387,3 @@ def _bytes(source: Source, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ImageUnreadable(f"{source.name}: changed while it was read; it is tried again")
     return data
-
-
-def _entry(landmark: Landmark) -> LandmarkEntry:
-    x_mm, y_mm = landmark.xy_mm if landmark.xy_mm else (None, None)
-    return LandmarkEntry(
-        kind=landmark.kind,
-        x_px=round(landmark.xy_px[0], 3),
-        y_px=round(landmark.xy_px[1], 3),
-        x_mm=None if x_mm is None else round(x_mm, 3),
-        y_mm=None if y_mm is None else round(y_mm, 3),
-        sigma_px=None if landmark.sigma_px is None else round(landmark.sigma_px, 3),
-        score=round(landmark.score, 4),
-    )
-
-
-def _geometry(image: PortalImage) -> Geometry:
-    known = image.geometry
-    status: Literal["known", "unknown"] = "unknown" if known is None else "known"
-    return Geometry(
-        status=status,
-        reason=image.geometry_reason,
-        sid_mm=known.sid_mm if known else None,
-        sad_mm=known.sad_mm if known else None,
-        spacing_mm=known.spacing_mm if known else None,
-        first_pixel_mm=known.first_pixel_mm if known else None,
-        gantry_deg=known.gantry_deg if known else None,
-        axes=known.axes if known else None,
-        polarity=image.polarity_source,
-        sources=dict(known.sources) if known else {},
-        warnings=known.warnings if known else (),
-    )
