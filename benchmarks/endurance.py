@@ -1,4 +1,4 @@
-"""Memory of the service over thousands of images: ten minutes."""
+"""Memory of the service over thousands of images: twelve minutes."""
 
 from __future__ import annotations
 

@@ -43,17 +43,17 @@ def measure(quick: bool, scratch: Path) -> Iterator[Figure]:
         }
         turns = {name: turn(name, serve) for name, serve in services.items()}
         rounds = 3 if quick else 40
-        taken = alternate(turns, rounds, warm_up=1 if quick else 4)
-    yield from figures(taken[BARE], {name: turns[-rounds:] for name, turns in seen.items()})
+        alternate(turns, rounds, warm_up=1 if quick else 4)
+    yield from figures({name: turns[-rounds:] for name, turns in seen.items()})
 
 
-def figures(beyond_ms: list[float], seen: dict[str, list[Turn]]) -> Iterator[Figure]:
-    """Yield the figures of services that took turns; ``beyond_ms`` are the bare one's, besides inference.
+def figures(seen: dict[str, list[Turn]]) -> Iterator[Figure]:
+    """Yield the figures of services that took turns.
 
     What an output adds is told of the whole time: part of it is made while the network runs, and may slow it.
     """
     bare = seen[BARE]
-    infer_ms = [one.made_ms["infer"] for one in bare]
+    infer_ms, beyond_ms = [one.made_ms["infer"] for one in bare], [one.beyond_ms for one in bare]
     inference = "inference of the shipped release", spread(infer_ms).median
     beyond = spread(beyond_ms)
     note = f"between {beyond.low:.1f} and {beyond.high:.1f} ms in four of five images"
