@@ -1,18 +1,15 @@
-import hashlib
 import json
 import os
 import select
 import shutil
 import signal
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.config import ClinicHours, Config, DropFolderConfig
+from edge.config import Config
 from edge.constancy import GoldenDrift, KindDrift
 from edge.engines import open_engine
 from edge.errors import (
@@ -21,7 +18,6 @@ from edge.errors import (
     BadRelease,
     DamagedImage,
     DeviceLost,
-    EdgeError,
     ImageUnreadable,
     InferenceFailed,
     NotAnImage,
@@ -30,39 +26,7 @@ from edge.errors import (
 )
 from edge.pipeline import Pipeline, Source
 from edge.processes.worker import OPEN_S, Task, Worker
-
-HOURS = ClinicHours(begin=time(7), end=time(18))
-
-
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def config(quick_release):
-    """Return a configuration with a release of the small contract, whose model always answers the same."""
-    odd = DropFolderConfig(path=Path(os.fsdecode(b"/nowhere/\xe4")), clinic_hours=(HOURS,))
-    return Config(release=quick_release, drop_folder=(odd,))
-
-
-@pytest.fixture(scope="module")
-def worker(config):
-    """Return a worker that serves several tests, as it serves several images."""
-    with Worker(config) as worker:
-        yield worker
-
-
-def make(worker, path, final=True):
-    return worker.make(task(path, final))
-
-
-def task(path, final=True):
-    return Task(path, "X.dcm", sha256(path.read_bytes()), final)
-
-
-def untimed(made):
-    return made.result.model_copy(update={"timing_ms": {}}).to_json(), made.outputs
-
+from tests.edge.processes.worker_room import OPEN, await_end, children, fails, make, pid, sha256, task, untimed
 
 # --- making ---
 
@@ -160,18 +124,6 @@ def test_a_configuration_crosses_unchanged_though_a_folder_s_name_is_no_text(wor
 # --- ends ---
 
 
-def pid(worker):
-    return worker._child.pid
-
-
-def children(of):
-    return [int(one) for one in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
-
-
-def await_end(number):
-    os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
-
-
 def test_a_worker_that_died_between_two_images_is_replaced_and_no_image_blamed(config, write, dicom, collimated):
     with Worker(config) as worker:
         dead = pid(worker)
@@ -221,58 +173,6 @@ def test_a_worker_that_was_closed_serves_again(config, write, dicom, collimated)
         assert make(worker, write(dicom(collimated()))).result.status == "ok"
 
 
-READY = """
-import os, sys, time
-from edge.processes.child import Parent
-parent = Parent(sys.argv[1:])
-requests = parent.requests()
-config = next(requests).header["config"]
-starts = open(config["state_dir"] + "/starts", "a+")
-starts.write("+"); starts.flush(); starts.seek(0)
-start = len(starts.read())
-def of(request):
-    return {"of": request.header.get("copy")}
-"""
-PROVENANCE = {
-    "software": "fake",
-    "release": "fake-1",
-    "model_sha256": "0" * 64,
-    "checkpoint_sha256": "0" * 64,
-    "contract_sha256": "0" * 64,
-    "engine_warnings": ["not what was meant"],
-    "calibration_set_sha256": None,
-    "config_sha256": "0" * 64,
-    "backend": {},
-}
-
-
-OPEN = "parent.answer(opened)\n"
-TASK, NEXT, OTHER = (Task(Path(f"/{name}"), f"{name}.dcm", "0" * 64, final=True) for name in "XYZ")
-
-
-@pytest.fixture
-def faked(tmp_path, contract):
-    """Return a function: a worker whose process does this; ``start`` counts its processes from 1."""
-    workers = []
-    opened = {"provenance": json.dumps(PROVENANCE), "contract": contract().model_dump_json(by_alias=True)}
-
-    def make(does, **settings):
-        config = Config(state_dir=tmp_path, **settings)
-        workers.append(Worker(config, command=("-c", f"{READY}\nopened = {opened!r}\n{does}")))
-        return workers[-1]
-
-    yield make
-    for one in workers:
-        one.close()
-
-
-def fails(worker, kind):
-    with pytest.raises(EdgeError) as caught:
-        worker.make(TASK)
-    assert type(caught.value) is kind
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("does", "says"),
     [("os.kill(os.getpid(), 11)", "was killed by SIGSEGV"), ("os._exit(1)", "ended with status 1")],
@@ -295,119 +195,6 @@ def test_a_worker_that_lost_its_device_is_started_anew(faked):
     assert fails(worker, DeviceLost) == "the GPU failed"
     assert fails(worker, DeviceLost) == "the GPU failed"
     assert worker.starts == 2
-
-
-# --- the image that most likely comes next ---
-
-
-NAMES_ITS_TASK = (
-    "    parent.answer(of(r) | {'error': 'DamagedImage', 'message': r.header['name'] + ' from ' + str(start)})"
-)
-ECHOES = f"{OPEN}for r in requests:\n{NAMES_ITS_TASK}"
-
-
-def answers(worker, task, then=None):
-    with pytest.raises(DamagedImage) as caught:
-        worker.make(task, lambda: then)
-    return str(caught.value)
-
-
-def test_an_image_that_the_worker_was_told_of_is_not_asked_twice(faked):
-    number = "n.append(1) or len(n)"
-    counts = (
-        f"    parent.answer(of(r) | {{'error': 'DamagedImage', 'message': r.header['name'] + ' ' + str({number})}})"
-    )
-    worker = faked(f"{OPEN}n = []\nfor r in requests:\n{counts}")
-    told = [answers(worker, TASK, NEXT), answers(worker, NEXT, OTHER), answers(worker, OTHER)]
-    assert told == ["X.dcm 1", "Y.dcm 2", "Z.dcm 3"]
-
-
-def test_an_image_that_did_not_come_next_has_its_answer_thrown_away(faked):
-    worker = faked(ECHOES)
-    assert answers(worker, TASK, NEXT) == "X.dcm from 1"
-    assert answers(worker, OTHER, NEXT) == "Z.dcm from 1"
-    assert answers(worker, NEXT) == "Y.dcm from 1"
-
-
-def test_a_worker_that_died_of_nobody_knows_what_is_told_again(faked):
-    worker = faked(f"{OPEN}for r in requests:\n{NAMES_ITS_TASK}\n    if start == 1: os._exit(1)")
-    assert answers(worker, TASK, NEXT) == "X.dcm from 1"
-    await_end(pid(worker))
-    assert answers(worker, NEXT) == "Y.dcm from 2"
-
-
-def test_a_worker_that_dies_over_an_image_that_did_not_come_next_blames_nobody(faked):
-    worker = faked(f"{OPEN}for r in requests:\n    if r.header['name'] == 'Y.dcm': os._exit(1)\n{NAMES_ITS_TASK}")
-    assert answers(worker, TASK, NEXT) == "X.dcm from 1"
-    assert answers(worker, OTHER) == "Z.dcm from 2"
-
-
-def test_a_fault_while_the_next_image_is_looked_for_gives_no_file_the_answer_of_another(faked):
-    def fault():
-        raise MemoryError("for the test")
-
-    worker = faked(ECHOES)
-    with pytest.raises(MemoryError):
-        worker.make(TASK, fault)
-    assert answers(worker, NEXT) == "Y.dcm from 2"
-
-
-def test_an_answer_for_another_file_is_never_taken(faked):
-    worker = faked(f"{OPEN}for r in requests:\n    parent.answer({{'of': '/other', 'outputs': [], 'kind': None}})")
-    assert "answered for another file" in fails(worker, WorkerDied)
-
-
-def test_the_golden_images_come_between_two_images(worker, write, dicom, collimated):
-    path = write(dicom(collimated()))
-    first = worker.make(task(path), lambda: replace(task(path), name="Y.dcm"))
-    assert max(kind.shift_net_px for kind in worker.check_golden().kinds) == 0
-    second = worker.make(replace(task(path), name="Y.dcm"))
-    assert (first.result.image.name, second.result.image.name) == ("X.dcm", "Y.dcm")
-
-
-def test_images_one_after_the_other_are_what_each_is_alone(worker, write, dicom, collimated):
-    tasks = [replace(task(write(dicom(collimated(), PatientID=str(n)), f"{n}.dcm")), name=f"{n}.dcm") for n in range(4)]
-    alone = [untimed(worker.make(one)) for one in tasks]
-    in_a_row = [untimed(worker.make(one, lambda at=at: [*tasks, None][at + 1])) for at, one in enumerate(tasks)]
-    assert in_a_row == alone
-    assert worker.starts == 1
-
-
-def test_a_fault_of_ours_over_an_answer_ends_the_worker(config, tmp_path, write, dicom, collimated):
-    code = (
-        "import sys; from edge.processes import worker_child as child; from edge.processes.child import Parent\n"
-        "child._answer = lambda finish: 1 / 0\n"
-        "child.main(Parent(sys.argv[1:]))"
-    )
-    with Worker(config, command=("-c", code)) as worker, pytest.raises(WorkerDied, match="ended with status 1"):
-        make(worker, write(dicom(collimated())))
-
-
-FILM = """
-import sys, threading
-import edge.pipeline as pipeline
-from edge.processes.child import Parent
-from edge.processes.worker_child import main
-film_of = pipeline.film_of
-def wrapped(pixels):
-    assert threading.current_thread().name.startswith({thread!r}), threading.current_thread().name
-    return film_of(pixels)
-pipeline.film_of = wrapped
-main(Parent(sys.argv[1:]))
-"""
-
-
-def test_the_film_is_drawn_on_the_drawing_thread(config, write, dicom, collimated):
-    with Worker(config, command=("-c", FILM.format(thread="drawing"))) as worker:
-        assert [name for name, _ in make(worker, write(dicom(collimated()))).outputs] == ["X.landmarks.png"]
-
-
-def test_a_film_that_cannot_be_drawn_ends_the_worker(config, write, dicom, collimated):
-    with (
-        Worker(config, command=("-c", FILM.format(thread="no such thread"))) as worker,
-        pytest.raises(WorkerDied, match="ended with status 1"),
-    ):
-        make(worker, write(dicom(collimated())))
 
 
 def test_other_errors_keep_the_process(faked):
